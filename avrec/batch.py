@@ -257,7 +257,7 @@ class Ragged:
         """From a list of sequences of int."""
         lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
         starts = np.concatenate([[0], np.cumsum(lengths)])
-        values = np.concatenate([np.asarray(row, np.int64) for row in rows]) if rows else np.zeros(0, np.int64)
+        values = np.concatenate([np.zeros(0, np.int64), *(np.asarray(row, np.int64) for row in rows)])
         return cls(starts, values)
 
 
@@ -268,7 +268,8 @@ class RankingTask:
     Attributes:
         split: "val" or "test".
         user_index_E: catalogue user index of each of the E evaluated users.
-        relevant: per evaluated user, the items to be found (distinct, never in ``seen`` under the seen filter).
+        relevant: per evaluated user, the items to be found: distinct, none of them in ``seen`` under the
+            seen filter.
         seen: per evaluated user, the items of the history; excluded from ranking where ``seen_filter``.
         seen_filter: True: seen items are not candidates.
         candidates_N: True where the item may be recommended.
