@@ -1,0 +1,140 @@
+"""Audio encoder: torchaudio's log-mel front end, a small transformer over it, pooled over time."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from avrec.batch import ArraySpec
+from avrec.towers.encoders.base import Encoder, cut_of
+from avrec.towers.encoders.preprocess import AudioPreprocess
+
+
+class AudioEncoder(Encoder):
+    """A small transformer over log-mel frames, with random weights, trained from the first layer on.
+
+    Two strided convolutions take four spectrogram frames into one step; the steps are pooled by their mean and
+    their maximum, so that both what lasts and what strikes once is kept. What lies beyond a sound's end is
+    masked at every layer: a vector does not depend on the batch that it was computed in.
+
+    Args:
+        sample_rate: Hz.
+        seconds: sound beyond it is not read.
+        mels: mel bands.
+        hop: samples between two spectrogram frames.
+        width: of the transformer.
+        depth: its layers.
+        heads: its attention heads.
+        trainable_layers: ``all``, ``none`` or the number of upper layers that are trained.
+    """
+
+    modality = "audio"
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        seconds: float = 10.0,
+        mels: int = 64,
+        hop: int = 512,
+        width: int = 64,
+        depth: int = 2,
+        heads: int = 4,
+        trainable_layers: str | int = "all",
+    ) -> None:
+        super().__init__()
+        self.preprocess: AudioPreprocess = AudioPreprocess(sample_rate, seconds, mels, hop)
+        self.width = width
+        self.heads = heads
+        self.out_dim = 2 * width
+        self.depth = depth
+        self.trainable_layers = trainable_layers
+        self.convolutions = nn.ModuleList(
+            [
+                nn.Conv1d(mels, width, kernel_size=5, stride=2, padding=2),
+                nn.Conv1d(width, width, kernel_size=5, stride=2, padding=2),
+            ]
+        )
+        longest = self.preprocess.arrays()["log_mel"].shape[0]
+        self.position = nn.Embedding(int(_halved(_halved(torch.tensor(longest)))), width)
+        nn.init.normal_(self.position.weight, std=0.02)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, heads, 2 * width, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.cut = cut_of(trainable_layers, depth, "audio")
+        self.freeze_lower()
+
+    def lower_modules(self) -> list[nn.Module]:
+        """The convolutions and the layers below the cut."""
+        return [] if self.cut is None else [self.convolutions, self.position, *self.layers[: self.cut]]
+
+    def lower(self, content: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The features at the cut."""
+        features, present_nS = self._stem(content["log_mel"], content["length"])
+        return {"features": self._run(features, present_nS, 0, self.cut), "length": content["length"]}
+
+    def lower_arrays(self) -> dict[str, ArraySpec]:
+        """Shapes of what ``lower`` returns."""
+        return {
+            "features": ArraySpec((self.position.num_embeddings, self.width), "float32"),
+            "length": self.preprocess.arrays()["length"],
+        }
+
+    def forward(self, content: dict[str, Tensor]) -> Float[Tensor, "n width"]:
+        """Encode n sounds; time beyond the longest of the batch is not computed."""
+        length_n = content["length"].long()
+        if "features" in content:
+            steps = int(_halved(_halved(length_n)).max())
+            features, first = content["features"][:, :steps], self.cut
+            present_nS = _within(_halved(_halved(length_n)), steps)
+        else:
+            (features, present_nS), first = self._stem(content["log_mel"][:, : int(length_n.max())], length_n), 0
+        features = self.norm(self._run(features, present_nS, first, self.depth))
+        mask = present_nS.unsqueeze(-1)
+        mean = (features * mask).sum(1) / mask.sum(1)
+        return torch.cat([mean, features.masked_fill(~mask, float("-inf")).amax(1)], dim=1)
+
+    def _stem(
+        self, log_mel_nSm: Tensor, length_n: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, "n S width"], Bool[Tensor, "n S"]]:
+        features_nwS = log_mel_nSm.to(self.norm.weight.dtype).transpose(1, 2)
+        for convolution in self.convolutions:
+            length_n = _halved(length_n)
+            features_nwS = nn.functional.gelu(convolution(features_nwS))
+            features_nwS = features_nwS * _within(length_n, features_nwS.shape[2]).unsqueeze(1)
+        features_nSw = features_nwS.transpose(1, 2)
+        steps = features_nSw.shape[1]
+        return features_nSw + self.position.weight[:steps], _within(length_n, steps)
+
+    def _run(self, features_nSw: Tensor, present_nS: Tensor, first: int | None, last: int | None) -> Tensor:
+        for layer in self.layers[first:last]:
+            features_nSw = layer(features_nSw, src_key_padding_mask=~present_nS)
+        return features_nSw
+
+    def export_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        front = self.preprocess
+        return {
+            "sample_rate": front.sample_rate,
+            "seconds": front.seconds,
+            "mels": front.mels,
+            "hop": front.hop,
+            "width": self.width,
+            "depth": self.depth,
+            "heads": self.heads,
+            "trainable_layers": self.trainable_layers,
+        }
+
+
+def _halved(length: Tensor) -> Tensor:
+    """Steps that a convolution of stride 2 with half-kernel padding makes of ``length`` steps."""
+    return (length + 1) // 2
+
+
+def _within(length_n: Tensor, steps: int) -> Tensor:
+    """(n, steps): True where the step lies before the sound's end."""
+    return torch.arange(steps, device=length_n.device) < length_n.unsqueeze(1)

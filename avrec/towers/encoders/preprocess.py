@@ -1,0 +1,237 @@
+"""The encoders' first halves: decoded media to arrays of fixed shape, once per item, in worker processes.
+
+torch, torchaudio and transformers are imported where they are used: a worker that cuts pictures to size needs
+none of them, and importing them would take it longer than its work.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from avrec.batch import Array, ArraySpec, Decoded, DecodeRequest, RawItem, UserError
+
+SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+
+
+class VisionPreprocess:
+    """Pictures and video frames to ``frames`` (F, 3, size, size) uint8 and ``frame_present`` (F,).
+
+    The poster, where the catalogue has posters, is slot 0; the video's frames follow.
+
+    Args:
+        size: edge in pixels.
+        video_frames: frames spread over a video's length.
+        fit_mode: ``squash`` to the square, or ``crop`` its centre.
+    """
+
+    modality = "vision"
+
+    def __init__(self, size: int = 48, video_frames: int = 4, fit_mode: str = "squash") -> None:
+        if fit_mode not in ("squash", "crop"):
+            raise UserError(f"vision.fit_mode={fit_mode} is not known. Give 'squash' or 'crop'.")
+        self.size = size
+        self.video_frames = video_frames
+        self.fit_mode = fit_mode
+        self.has_image = True
+        self.has_video = video_frames > 0
+
+    def fit(self, items: list[RawItem]) -> None:
+        """Keep no slot for what no item of the catalogue has."""
+        self.has_image = any(item.image for item in items)
+        self.has_video = self.video_frames > 0 and any(item.video for item in items)
+
+    def settings(self) -> dict[str, Any]:
+        """Constructor arguments and slots."""
+        return dict(vars(self))
+
+    def request(self) -> DecodeRequest:
+        """The picture and the frames that the slots hold."""
+        return DecodeRequest(image=self.has_image, video_frames=self.video_frames if self.has_video else 0)
+
+    def arrays(self) -> dict[str, ArraySpec]:
+        """Shapes of the stored arrays."""
+        slots = int(self.has_image) + self.video_frames * int(self.has_video)
+        return {
+            "frames": ArraySpec((slots, 3, self.size, self.size), "uint8"),
+            "frame_present": ArraySpec((slots,), "bool"),
+        }
+
+    def __call__(self, decoded: Decoded) -> dict[str, Array] | None:
+        """The item's slots, or None where it has neither picture nor video."""
+        if decoded.image is None and decoded.frames is None:
+            return None
+        specs = self.arrays()
+        frames = np.zeros(specs["frames"].shape, np.uint8)
+        present = np.zeros(specs["frame_present"].shape, bool)
+        if decoded.image is not None and self.has_image:
+            frames[0], present[0] = self._resized(decoded.image), True
+        if decoded.frames is not None and self.has_video:
+            first = int(self.has_image)
+            for slot, frame in enumerate(decoded.frames, start=first):
+                frames[slot], present[slot] = self._resized(frame), True
+        return {"frames": frames, "frame_present": present}
+
+    def _resized(self, picture: Array) -> Array:
+        from PIL import Image
+
+        image = Image.fromarray(picture)
+        if self.fit_mode == "crop":
+            edge = min(image.size)
+            left, top = (image.width - edge) // 2, (image.height - edge) // 2
+            image = image.crop((left, top, left + edge, top + edge))
+        image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        return np.asarray(image).transpose(2, 0, 1)
+
+
+class AudioPreprocess:
+    """Sound to ``log_mel`` (S, mels) float16 and ``length`` (spectrogram frames that hold sound).
+
+    The log-mel front end is torchaudio's; it stands in this class alone. Each item is centred on its own mean
+    level, so that loudness does not speak.
+
+    Args:
+        sample_rate: Hz.
+        seconds: sound beyond it is not read, shorter sound is padded.
+        mels: mel bands.
+        hop: samples between two spectrogram frames.
+        window: samples of one Fourier transform.
+    """
+
+    modality = "audio"
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        seconds: float = 10.0,
+        mels: int = 64,
+        hop: int = 512,
+        window: int = 1024,
+    ) -> None:
+        self.sample_rate = sample_rate
+        self.seconds = seconds
+        self.mels = mels
+        self.hop = hop
+        self.window = window
+
+    def fit(self, items: list[RawItem]) -> None:
+        """Nothing is learned."""
+
+    def settings(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return dict(vars(self))
+
+    def request(self) -> DecodeRequest:
+        """Mono sound at the front end's rate."""
+        return DecodeRequest(sample_rate=self.sample_rate, max_seconds=self.seconds)
+
+    def arrays(self) -> dict[str, ArraySpec]:
+        """Shapes of the stored arrays."""
+        longest = int(self.seconds * self.sample_rate) // self.hop + 1
+        return {"log_mel": ArraySpec((longest, self.mels), "float16"), "length": ArraySpec((), "int32")}
+
+    def __call__(self, decoded: Decoded) -> dict[str, Array] | None:
+        """The item's spectrogram, or None where it has no sound."""
+        if decoded.sound is None or len(decoded.sound) == 0:
+            return None
+        import torch
+        import torchaudio
+
+        spectrogram = torchaudio.transforms.MelSpectrogram(
+            self.sample_rate, n_fft=self.window, hop_length=self.hop, n_mels=self.mels, power=2.0
+        )
+        sound = torch.from_numpy(np.ascontiguousarray(decoded.sound, dtype=np.float32))
+        sound = torch.nn.functional.pad(sound, (0, max(0, self.window - len(sound))))
+        log_mel = (spectrogram(sound) + 1e-6).log().T.numpy()
+        log_mel = (log_mel - log_mel.mean()) / 4.0
+        longest = self.arrays()["log_mel"].shape[0]
+        length = min(len(log_mel), longest)
+        stored = np.zeros((longest, self.mels), np.float16)
+        stored[:length] = log_mel[:length]
+        return {"log_mel": stored, "length": np.asarray(length, np.int32)}
+
+
+class TextPreprocess:
+    """Text to ``tokens`` (T,) int32, padded with the tokenizer's padding token.
+
+    Args:
+        max_tokens: T; longer texts are cut.
+        vocab_size: size of the byte-level BPE vocabulary learned from the catalogue's texts, where no
+            tokenizer is given.
+        tokenizer: a transformers tokenizer, or None: one is learned by ``fit``.
+    """
+
+    modality = "text"
+
+    def __init__(self, max_tokens: int = 64, vocab_size: int = 4096, tokenizer: Any = None) -> None:
+        self.max_tokens = max_tokens
+        self.vocab_size = vocab_size
+        self.tokenizer = tokenizer
+        self.learned = tokenizer is None
+
+    def fit(self, items: list[RawItem]) -> None:
+        """Learn a byte-level BPE tokenizer from the catalogue, where none was given or learned before."""
+        if self.tokenizer is not None:
+            return
+        texts = sorted(item.text for item in items if item.text)
+        self.tokenizer = learn_tokenizer(texts, self.vocab_size)
+
+    def settings(self) -> dict[str, Any]:
+        """The cut-off and a hash of the tokenizer."""
+        return {
+            "max_tokens": self.max_tokens,
+            "tokenizer": hashlib.sha256(self.tokenizer_json().encode()).hexdigest(),
+        }
+
+    def tokenizer_json(self) -> str:
+        """The tokenizer as one JSON text, equal for equal tokenizers."""
+        backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        # Calling a tokenizer writes the last call's padding and truncation into it.
+        backend.update(padding=None, truncation=None)
+        return json.dumps(backend, sort_keys=True)
+
+    def request(self) -> DecodeRequest:
+        """The text."""
+        return DecodeRequest(text=True)
+
+    def arrays(self) -> dict[str, ArraySpec]:
+        """Shapes of the stored arrays."""
+        return {"tokens": ArraySpec((self.max_tokens,), "int32")}
+
+    def __call__(self, decoded: Decoded) -> dict[str, Array] | None:
+        """The item's tokens, or None where it has no text."""
+        if not decoded.text or not decoded.text.strip():
+            return None
+        tokens = self.tokenizer(decoded.text, truncation=True, max_length=self.max_tokens)["input_ids"]
+        if not tokens:
+            return None
+        stored = np.full(self.max_tokens, self.tokenizer.pad_token_id, np.int32)
+        stored[: len(tokens)] = tokens
+        return {"tokens": stored}
+
+
+def learn_tokenizer(texts: list[str], vocab_size: int) -> Any:
+    """A lower-casing byte-level BPE tokenizer (any text can be written in it) of at most ``vocab_size`` tokens."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=list(SPECIAL_TOKENS.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer_of(tokenizer.to_str())
+
+
+def tokenizer_of(text: str) -> Any:
+    """The transformers tokenizer of ``TextPreprocess.tokenizer_json`` made by ``learn_tokenizer``."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text), **SPECIAL_TOKENS)

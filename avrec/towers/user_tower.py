@@ -1,0 +1,130 @@
+"""The user tower: what a person did, as one query per history position."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from avrec.batch import UserBatch
+from avrec.towers.history_attention import HistoryAttention
+from avrec.towers.ncf import NCF
+
+
+class UserColumns(nn.Module):
+    """Categorical and numeric user columns as one vector.
+
+    Args:
+        category_sizes: number of codes of each categorical column, code 0 (missing or unknown) included.
+        numbers: number of numeric columns.
+        width: of each categorical column's embedding.
+    """
+
+    def __init__(self, category_sizes: Sequence[int] = (), numbers: int = 0, width: int = 8) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(size, width) for size in category_sizes)
+        self.width = width * len(category_sizes) + numbers
+
+    def forward(self, users: UserBatch) -> Float[Tensor, "B c"]:
+        """Encode B users."""
+        parts = [table(users.categories_BC[:, c]) for c, table in enumerate(self.tables)]
+        return torch.cat([*parts, users.numbers_BR], dim=1)
+
+
+class UserTower(nn.Module):
+    """History attention and NCF, joined to a query.
+
+    Args:
+        attention: makes the history attention of ``dim``.
+        ncf: makes the NCF of (``dim``, width of the user columns).
+        columns: encodes the user columns.
+        num_users: users of the catalogue; row 0 of the table is the unknown user.
+        dim: D.
+        unknown_rate: share of users given the unknown vector in a training step (per user and step), so that
+            a person not seen in training is served by history alone.
+        normalize: L2-normalise the query.
+    """
+
+    def __init__(
+        self,
+        attention: Callable[..., HistoryAttention],
+        ncf: Callable[..., NCF],
+        columns: UserColumns,
+        num_users: int,
+        dim: int = 64,
+        unknown_rate: float = 0.3,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        self.attention = attention(dim=dim)
+        self.columns = columns
+        self.ncf = ncf(dim=dim, columns=columns.width)
+        self.user_table = nn.Embedding(num_users + 1, dim)
+        nn.init.normal_(self.user_table.weight, std=dim**-0.5)
+        self.unknown_rate = unknown_rate
+        self.normalize = normalize
+
+    def forward(self, users: UserBatch, item_XD: Float[Tensor, "X D"]) -> Float[Tensor, "B Q D"]:
+        """A query for each history position.
+
+        Args:
+            users: histories as indices into ``item_XD``.
+            item_XD: item embeddings: the batch's distinct items, or the whole catalogue.
+
+        Returns:
+            Queries (B, L + 1, D); position q has seen the first q history items. Positions beyond a user's
+            history are undefined.
+        """
+        history_BLD = item_XD[users.history_BL]
+        history_BQD = self.attention(history_BLD, users.history_present_BL, users.history_time_BL)
+        user_BQD = self.user_table(self._known(users.user_B)).unsqueeze(1).expand_as(history_BQD)
+        columns_Bc = self.columns(users).to(history_BQD.dtype)
+        columns_BQc = columns_Bc.unsqueeze(1).expand(-1, history_BQD.shape[1], -1)
+        query_BQD = history_BQD + self.ncf(user_BQD, history_BQD, columns_BQc)
+        return nn.functional.normalize(query_BQD, dim=-1) if self.normalize else query_BQD
+
+    def last(self, users: UserBatch, item_XD: Float[Tensor, "X D"]) -> Float[Tensor, "B D"]:
+        """The query after the whole history: what a user is served by."""
+        query_BQD = self(users, item_XD)
+        length_B = users.history_present_BL.sum(1)
+        return query_BQD[torch.arange(len(length_B), device=length_B.device), length_B]
+
+    def _known(self, user_B: Tensor) -> Tensor:
+        if not self.training or self.unknown_rate == 0:
+            return user_B
+        return user_B.masked_fill(torch.rand(user_B.shape, device=user_B.device) < self.unknown_rate, 0)
+
+
+class Score(nn.Module):
+    """Score = query · item / temperature + bias: the only thing that couples the towers.
+
+    The bias shifts all scores alike, so it changes no ranking; it lets ``σ(score)`` be small for most pairs
+    without the embeddings having to spend a direction on it (SigLIP, Zhai et al. 2023, section 3.2).
+
+    Args:
+        temperature: start value; logits are divided by it.
+        bias: start value.
+        learned: train both.
+        lowest: the temperature is kept above it.
+    """
+
+    def __init__(self, temperature: float = 0.1, bias: float = 0.0, learned: bool = True, lowest: float = 0.01) -> None:
+        super().__init__()
+        self.log_temperature = nn.Parameter(torch.tensor(float(temperature)).log(), requires_grad=learned)
+        self.bias = nn.Parameter(torch.tensor(float(bias)), requires_grad=learned)
+        self.lowest = lowest
+
+    @property
+    def temperature(self) -> Tensor:
+        """The temperature in force."""
+        return self.log_temperature.exp().clamp(min=self.lowest)
+
+    def scale(self, query: Tensor) -> Tensor:
+        """Queries divided by the temperature: their product with items, plus the bias, is the score."""
+        return query / self.temperature
+
+    def extra_repr(self) -> str:
+        """Values in force."""
+        values: dict[str, Any] = {"temperature": self.temperature.item(), "bias": self.bias.item()}
+        return ", ".join(f"{name}={value:.4g}" for name, value in values.items())
