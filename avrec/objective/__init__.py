@@ -1,0 +1,1 @@
+"""The log-sigmoid family of objectives: embeddings in, a scalar out."""

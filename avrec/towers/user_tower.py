@@ -1,7 +1,6 @@
 """The user tower: what a person did, as one query per history position."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -94,37 +93,3 @@ class UserTower(nn.Module):
         if not self.training or self.unknown_rate == 0:
             return user_B
         return user_B.masked_fill(torch.rand(user_B.shape, device=user_B.device) < self.unknown_rate, 0)
-
-
-class Score(nn.Module):
-    """Score = query · item / temperature + bias: the only thing that couples the towers.
-
-    The bias shifts all scores alike, so it changes no ranking; it lets ``σ(score)`` be small for most pairs
-    without the embeddings having to spend a direction on it (SigLIP, Zhai et al. 2023, section 3.2).
-
-    Args:
-        temperature: start value; logits are divided by it.
-        bias: start value.
-        learned: train both.
-        lowest: the temperature is kept above it.
-    """
-
-    def __init__(self, temperature: float = 0.1, bias: float = 0.0, learned: bool = True, lowest: float = 0.01) -> None:
-        super().__init__()
-        self.log_temperature = nn.Parameter(torch.tensor(float(temperature)).log(), requires_grad=learned)
-        self.bias = nn.Parameter(torch.tensor(float(bias)), requires_grad=learned)
-        self.lowest = lowest
-
-    @property
-    def temperature(self) -> Tensor:
-        """The temperature in force."""
-        return self.log_temperature.exp().clamp(min=self.lowest)
-
-    def scale(self, query: Tensor) -> Tensor:
-        """Queries divided by the temperature: their product with items, plus the bias, is the score."""
-        return query / self.temperature
-
-    def extra_repr(self) -> str:
-        """Values in force."""
-        values: dict[str, Any] = {"temperature": self.temperature.item(), "bias": self.bias.item()}
-        return ", ".join(f"{name}={value:.4g}" for name, value in values.items())
