@@ -1,0 +1,397 @@
+"""Decoding: what an item's files hold, as arrays; what cannot be read, as reasons.
+
+Pictures and frames come out with a shorter side of at most ``MAX_SHORT_SIDE`` pixels, so that one item's
+memory is bounded by what is asked of it and not by what its owner's camera can do.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.logging
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from avrec.batch import Array, Decoded, DecodeFailure, DecodeRequest, RawItem
+
+MAX_PIXELS = 50_000_000
+"""A picture or frame with more pixels is refused before memory is taken for it."""
+
+MAX_SHORT_SIDE = 512
+"""Larger pictures and frames are scaled down on decoding; no common encoder reads more."""
+
+FULL_DECODE_SECONDS = 20.0
+"""Videos up to this long are decoded from end to end: a seek costs up to a whole group of pictures."""
+
+FULL_DECODE_FRAMES = 500
+"""Videos of up to this many frames are decoded from end to end, too."""
+
+MEASURED_BYTES = 16 << 20
+"""The length of videos up to this size is measured; larger files are believed where they state it."""
+
+# FFmpeg writes about every broken packet to stderr; what matters comes back as a reason.
+av.logging.set_libav_level(av.logging.PANIC)
+
+
+class _UnusableError(Exception):
+    """A file holds nothing to go on with; the message finishes the sentence that starts with its path."""
+
+
+def decode(item: RawItem, request: DecodeRequest) -> Decoded:
+    """One item, decoded as requested; never raises for what a file holds or lacks.
+
+    A file that cannot be used becomes one of ``Decoded.failures``, and the rest of the item is decoded all
+    the same. Broken packets inside a file are passed over, as players do. A video without a sound track
+    simply has no sound.
+
+    Args:
+        item: what the owner has.
+        request: what to decode; nothing else is opened.
+    """
+    decoded = Decoded(text=item.text if request.text else None)
+
+    def attempt(path: Path | None, read: Callable[[Path], Array | None]) -> Array | None:
+        return None if path is None else _attempt(item.item_id, path, read, decoded.failures)
+
+    if request.image:
+        decoded.image = attempt(item.image, _picture)
+    if request.video_frames > 0:
+        decoded.frames = attempt(item.video, lambda path: _video(path, request.video_frames))
+    if request.sample_rate > 0:
+        rate, seconds = request.sample_rate, request.max_seconds
+        if item.audio is not None:
+            decoded.sound = attempt(item.audio, lambda path: _sound(path, rate, seconds, required=True))
+        else:
+            decoded.sound = attempt(item.video, lambda path: _sound(path, rate, seconds, required=False))
+    return decoded
+
+
+def _attempt(
+    item_id: str, path: Path, read: Callable[[Path], Array | None], failures: list[DecodeFailure]
+) -> Array | None:
+    try:
+        _check_file(path)
+        return read(path)
+    except _UnusableError as error:
+        reason = str(error)
+    # A broken file makes decoders raise nearly anything (SyntaxError, struct.error, MemoryError, ...).
+    except Exception as error:
+        reason = f"cannot be decoded ({_described(error)})"
+    failure = DecodeFailure(item_id, str(path), reason)
+    if failure not in failures:
+        failures.append(failure)
+    return None
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise _UnusableError("does not exist")
+    if not path.is_file():
+        raise _UnusableError("is not a file")
+    if path.stat().st_size == 0:
+        raise _UnusableError("is empty")
+
+
+def _described(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return text or type(error).__name__
+
+
+def _check_size(width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise _UnusableError("states no width and height")
+    if width * height > MAX_PIXELS:
+        raise _UnusableError(f"is too large: {width} x {height} pixels, at most {MAX_PIXELS:,} are decoded")
+
+
+def _fitted(width: int, height: int) -> tuple[int, int]:
+    scale = min(1.0, MAX_SHORT_SIDE / min(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def _picture(path: Path) -> Array:
+    with warnings.catch_warnings():
+        # Pillow warns of sizes below the limit here, and of palettes that it then reads well.
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(path)
+        except UnidentifiedImageError:
+            raise _UnusableError("is not a picture of a known format") from None
+        except Image.DecompressionBombError:
+            raise _UnusableError(f"is too large: at most {MAX_PIXELS:,} pixels are decoded") from None
+        with image:
+            _check_size(*image.size)
+            # JPEG alone: decodes at 1/2, 1/4 or 1/8 size where that is still enough.
+            image.draft(None, _fitted(*image.size))
+            upright = _rgb(ImageOps.exif_transpose(image))
+    size = _fitted(*upright.size)
+    if size != upright.size:
+        upright = upright.resize(size, Image.Resampling.BICUBIC)
+    return np.array(upright, dtype=np.uint8)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_deep_grey(image)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    """Pillow's own conversion clips at 255, which turns a 16-bit picture white."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32))
+    brightest = 65535 if image.mode != "F" else 1 if values.max() <= 1 else 255
+    grey = np.clip(np.rint(values * (255 / brightest)), 0, 255).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _open(path: Path) -> InputContainer:
+    try:
+        # A playlist in disguise must not make this machine fetch addresses.
+        return av.open(str(path), metadata_errors="ignore", options={"protocol_whitelist": "file"})
+    except av.error.InvalidDataError:
+        raise _UnusableError("is not a media file of a known format, or its beginning is broken") from None
+
+
+def _decoded_frames(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[VideoFrame | AudioFrame]:
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+            frames = [] if packet is None else packet.decode()
+        except av.error.FFmpegError:
+            continue
+        if packet is None:
+            return
+        for frame in frames:
+            if isinstance(frame, VideoFrame | AudioFrame):
+                yield frame
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Video
+
+
+def _video(path: Path, count: int) -> Array:
+    span = _span(path)
+    with _open(path) as container:
+        stream = _video_stream(container)
+        short = span.length <= FULL_DECODE_SECONDS or 0 < stream.frames <= FULL_DECODE_FRAMES
+        playhead = _Playhead(container, stream, span.start, seeking=span.stamped and not short)
+        pictures: list[Array] = []
+        size: tuple[int, int] | None = None
+        for index in range(count):
+            frame = playhead.move_to(span.start + span.length * (index + 0.5) / count)
+            if playhead.unchanged and pictures:
+                pictures.append(pictures[-1])
+                continue
+            size = size or _fitted(frame.width, frame.height)
+            pictures.append(_frame_array(frame, size))
+        if playhead.ended:
+            _check_complete(stream, playhead.reached - span.start)
+    return np.stack(pictures)
+
+
+def _video_stream(container: InputContainer) -> VideoStream:
+    # A song's cover is stored as a video stream, too.
+    videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not videos:
+        raise _UnusableError("has no video stream")
+    context = videos[0].codec_context
+    if context is None:
+        raise _UnusableError("has a video stream that cannot be decoded: unknown coding, or broken")
+    _check_size(context.width, context.height)
+    # One thread: items are decoded in as many processes as there are cores to use.
+    context.thread_count = 1
+    context.options = {"max_pixels": str(MAX_PIXELS)}
+    return videos[0]
+
+
+def _frame_array(frame: VideoFrame, size: tuple[int, int]) -> Array:
+    width, height = size
+    pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
+    # Telephones film sideways and say so in the metadata.
+    return np.rot90(pixels, k=round(frame.rotation / 90))
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where a video lies in its own time, in seconds, and whether its frames say when they are shown."""
+
+    start: float
+    length: float
+    stamped: bool = True
+
+
+def _span(path: Path) -> _Span:
+    with _open(path) as container:
+        stream = _video_stream(container)
+        base = _time_base(stream)
+        start = float((stream.start_time or 0) * base)
+        if path.stat().st_size > MEASURED_BYTES:
+            if stream.duration:
+                return _Span(start, float(stream.duration * base))
+            # Of the whole file: the longest of its streams.
+            length = ((container.start_time or 0) + (container.duration or 0)) / av.time_base - start
+            if container.duration and length > 0:
+                return _Span(start, length)
+        packets, end, stamped = 0, start, True
+        for packet in container.demux(stream):
+            if packet.size:
+                packets += 1
+                stamped = stamped and packet.pts is not None
+                end = max(end, float(((packet.pts or 0) + (packet.duration or 0)) * base))
+        if not stamped or end <= start:
+            return _Span(0.0, packets / _frame_rate(stream), stamped=False)
+        _check_complete(stream, end - start)
+        return _Span(start, end - start)
+
+
+def _check_complete(stream: VideoStream, length: float) -> None:
+    declared = float((stream.duration or 0) * _time_base(stream))
+    if length < declared / 2:
+        raise _UnusableError(f"breaks off after {length:.1f} of the {declared:.1f} seconds that it declares")
+
+
+def _time_base(stream: VideoStream) -> Fraction:
+    return stream.time_base or Fraction(1, av.time_base)
+
+
+def _frame_rate(stream: VideoStream) -> float:
+    return float(stream.average_rate or stream.guessed_rate or 25)
+
+
+class _Playhead:
+    """Moves forward through a video and gives the frame that is on screen at a time.
+
+    While ``seeking``, it jumps to the last keyframe before that time. Once a jump lands where it has been
+    already, keyframes are further apart than the times asked for, and it plays straight on from there.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream, start: float, seeking: bool) -> None:
+        self._container = container
+        self._stream = stream
+        self._start = start
+        self._seeking = seeking
+        self._shown: tuple[float, VideoFrame] | None = None
+        self._ahead: tuple[float, VideoFrame] | None = None
+        self.unchanged = False
+        self._play()
+
+    def move_to(self, seconds: float) -> VideoFrame:
+        """The frame on screen at ``seconds``; the nearest one before the first and after the last."""
+        before = self._shown
+        if self._seeking:
+            self._jump(seconds)
+        while self._ahead is not None and (self._shown is None or self._ahead[0] <= seconds):
+            self._shown = self._ahead
+            self._ahead = next(self._frames, None)
+        if self._shown is None:
+            raise _UnusableError("has a video stream without a single frame that can be decoded")
+        self.unchanged = before is self._shown
+        return self._shown[1]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last frame is on screen."""
+        return self._ahead is None
+
+    @property
+    def reached(self) -> float:
+        """Until when the frame on screen stays there, in seconds."""
+        if self._shown is None:
+            return self._start
+        time, frame = self._shown
+        return time + float((frame.duration or 0) * (frame.time_base or 0))
+
+    def _play(self) -> None:
+        self._frames = self._timed_frames()
+        self._ahead = next(self._frames, None)
+
+    def _timed_frames(self) -> Iterator[tuple[float, VideoFrame]]:
+        step = 1 / _frame_rate(self._stream)
+        time = self._start - step
+        for frame in _decoded_frames(self._container, self._stream):
+            if isinstance(frame, VideoFrame):
+                time = time + step if frame.time is None else frame.time
+                yield time, frame
+
+    def _jump(self, seconds: float) -> None:
+        if self._shown is not None and self._ahead is not None and self._ahead[0] > seconds:
+            return
+        position = None if self._shown is None else self._shown[0]
+        self._container.seek(math.floor(seconds / _time_base(self._stream)), stream=self._stream, backward=True)
+        self._play()
+        self._shown = None
+        if self._ahead is None or self._ahead[1].time is None or self._ahead[0] > seconds:
+            # The index of this file leads astray: play it from its beginning.
+            self._seeking = False
+            self._container.seek(self._stream.start_time or 0, stream=self._stream, backward=True)
+            self._play()
+        elif position is not None and self._ahead[0] <= position:
+            self._seeking = False
+
+
+def _sound(path: Path, rate: int, max_seconds: float, required: bool) -> Array | None:
+    with _open(path) as container:
+        if not container.streams.audio:
+            if required:
+                raise _UnusableError("has no sound track")
+            return None
+        stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise _UnusableError("has a sound track that cannot be decoded: unknown coding, or broken")
+        stream.codec_context.thread_count = 1
+        wanted = max(1, round(max_seconds * rate))
+        pieces: list[Array] = []
+        gathered = 0
+        for piece in _resampled(container, stream, rate):
+            pieces.append(piece)
+            gathered += len(piece)
+            if gathered >= wanted:
+                break
+    if gathered == 0:
+        raise _UnusableError("has a sound track without a single sample that can be decoded")
+    return np.clip(np.nan_to_num(np.concatenate(pieces)[:wanted]), -1.0, 1.0)
+
+
+def _resampled(container: InputContainer, stream: AudioStream, rate: int) -> Iterator[Array]:
+    resampler: av.AudioResampler | None = None
+    source: tuple[str, str, int] | None = None
+    for frame in _decoded_frames(container, stream):
+        if not isinstance(frame, AudioFrame):
+            continue
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if form != source:
+            # A stream may change its form on the way; a resampler cannot.
+            yield from _pieces(resampler, None)
+            resampler, source = av.AudioResampler(format="fltp", rate=rate), form
+        # Gaps in the time stamps are not to be filled or cut.
+        frame.pts = None
+        yield from _pieces(resampler, frame)
+    yield from _pieces(resampler, None)
+
+
+def _pieces(resampler: av.AudioResampler | None, frame: AudioFrame | None) -> Iterator[Array]:
+    """Resampled samples; without a frame, those that the resampler still holds."""
+    if resampler is not None:
+        for piece in resampler.resample(frame):
+            # FFmpeg's own mono mix of floats is louder than its channels, and clips.
+            yield piece.to_ndarray().mean(axis=0, dtype=np.float32)
