@@ -1,0 +1,348 @@
+"""The evaluation protocol: which users and items are asked about, and how the answers are written down."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from avrec.batch import Array, Ragged, RankingTask, UserError
+from avrec.evaluation.metrics import METRICS
+from avrec.evaluation.ranking import Scorer, find_hits, top_k
+from avrec.evaluation.significance import LEVEL, SAMPLES, bootstrap_intervals
+
+ORACLE = "oracle"
+_COLUMNS = 6
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of a task: some of its users, some of their relevant items, some of the candidates.
+
+    Attributes:
+        name: "all", "cold_items" or "cold_candidates".
+        rows: row numbers of its users in the task.
+        relevant: for each of these users, the relevant items that count here, at least one.
+        candidates: "all" or "cold"; slices of the same candidates share one ranking.
+    """
+
+    name: str
+    rows: Array
+    relevant: Ragged
+    candidates: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number with all that is needed to read it.
+
+    Attributes:
+        model: whose ranking it is.
+        split: "val" or "test".
+        slice: name of the slice.
+        metric: such as "ndcg@10".
+        value: mean over the slice's users.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        users: how many.
+        protocol: the split's settings, candidates, seen filter, ties, k and kind of interval.
+    """
+
+    model: str
+    split: str
+    slice: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    users: int
+    protocol: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it stands in metrics.json."""
+        return asdict(self)
+
+
+class Report(NamedTuple):
+    """What a metrics.json holds."""
+
+    results: list[Result]
+    timing: dict[str, float]
+    data: dict[str, Any]
+
+
+def slices_of(task: RankingTask) -> list[Slice]:
+    """The slices that the task has users for.
+
+    "all" is the task itself. "cold_items" are the users with a cold relevant item, asked for those only, among all
+    candidates: does a new item get through between the known ones? "cold_candidates" asks the same of the same users
+    among the cold candidates only: are the new items told apart? The latter two are there only where some user has
+    a cold relevant item.
+
+    Raises:
+        UserError: the task has no users.
+    """
+    if len(task) == 0:
+        raise UserError(
+            f"the {task.split} split has no users to rank for (left out: {task.dropped or 'none'}); at least one is "
+            "needed. Widen the split or loosen its filters."
+        )
+    whole = Slice("all", np.arange(len(task)), task.relevant, "all")
+    rows, relevant = _restricted(task.relevant, np.asarray(task.cold_N, dtype=bool))
+    if len(rows) == 0:
+        return [whole]
+    return [
+        whole,
+        Slice("cold_items", rows, relevant, "all"),
+        Slice("cold_candidates", rows, relevant, "cold"),
+    ]
+
+
+def evaluate(
+    model: str,
+    scorer: Scorer,
+    task: RankingTask,
+    ks: Sequence[int] = (10, 50),
+    metrics: Sequence[str] = ("recall", "ndcg", "mrr"),
+) -> list[Result]:
+    """Rank the catalogue for every user of the task and measure all slices, each number with its interval.
+
+    Args:
+        model: name to stand in the results.
+        scorer: gives the scores; model and baselines take the same road.
+        task: the question.
+        ks: the k of the metrics; the catalogue is ranked once for the largest.
+        metrics: names from ``METRICS``.
+
+    Returns:
+        One result per slice, k and metric, in this order.
+
+    Raises:
+        UserError: an unknown metric, a k below 1, or a task without users.
+    """
+    wanted = [(metric, k) for k in ks for metric in metrics]
+    results = []
+    slices = slices_of(task)
+    rankings = {
+        name: top_k(scorer, task, _deepest(wanted), candidates_N=_candidates(task, name))
+        for name in dict.fromkeys(part.candidates for part in slices)
+    }
+    for part in slices:
+        values = _per_user(rankings[part.candidates], part, task, wanted)
+        low_J, high_J = bootstrap_intervals(np.stack(values, axis=1))
+        for (metric, k), values_E, low, high in zip(wanted, values, low_J, high_J, strict=True):
+            results.append(
+                Result(
+                    model=model,
+                    split=task.split,
+                    slice=part.name,
+                    metric=f"{metric}@{k}",
+                    value=float(values_E.mean()),
+                    low=float(low),
+                    high=float(high),
+                    users=len(part.rows),
+                    protocol=_protocol(task, part, k),
+                )
+            )
+    return results
+
+
+def fast_metrics(scorer: Scorer, task: RankingTask, metrics_wanted: Iterable[str]) -> dict[str, float]:
+    """A few means without intervals, for validation during training: one ranking for all of them.
+
+    Args:
+        scorer: gives the scores.
+        task: the question.
+        metrics_wanted: such as "ndcg@10", or "cold/ndcg@10" for the slice "cold_items".
+
+    Returns:
+        By the names given. The cold ones are left out where no user has a cold relevant item.
+
+    Raises:
+        UserError: a name that is not of this form, or a task without users.
+    """
+    names = {name: _parsed(name) for name in metrics_wanted}
+    slices = {part.name: part for part in slices_of(task)}
+    top_EK = top_k(scorer, task, _deepest([(metric, k) for _, metric, k in names.values()]))
+    values = {}
+    for name, (slice_name, metric, k) in names.items():
+        if slice_name in slices:
+            (values_E,) = _per_user(top_EK, slices[slice_name], task, [(metric, k)])
+            values[name] = float(values_E.mean())
+    return values
+
+
+def results_table(results: Sequence[Result]) -> Table:
+    """Results to print: a table per split and slice, models as rows, metrics as columns.
+
+    The best value of a column is bold, the oracle aside; where an oracle is among the models, a last line gives
+    the best value as a share of the oracle's. Fits 100 columns (with more than six metrics, in several tables).
+    """
+    page = Table.grid(padding=(0, 0, 1, 0))
+    page.add_column()
+    for split, slice_name in dict.fromkeys((r.split, r.slice) for r in results):
+        part = [r for r in results if (r.split, r.slice) == (split, slice_name)]
+        names = list(dict.fromkeys(r.metric for r in part))
+        for start in range(0, len(names), _COLUMNS):
+            page.add_row(_slice_table(part, names[start : start + _COLUMNS]))
+    return page
+
+
+def write_results(
+    path: str | Path, results: Sequence[Result], timing: Mapping[str, float], data: Mapping[str, Any]
+) -> None:
+    """Write metrics.json whole or not at all; numbers keep every digit.
+
+    Args:
+        path: the file; its folder is made if need be.
+        results: every number with its protocol.
+        timing: seconds by phase.
+        data: what the numbers were measured on.
+
+    Raises:
+        UserError: a number is not finite.
+    """
+    path = Path(path)
+    report = {"results": [r.as_dict() for r in results], "timing": dict(timing), "data": dict(data)}
+    try:
+        text = json.dumps(report, indent=2, allow_nan=False, default=_plain)
+    except ValueError as error:
+        raise UserError(f"{path} was not written: {error}. Every number in it must be finite.") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process number keeps two writers of one run folder from sharing a half-written file.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(text + "\n", encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_results(path: str | Path) -> Report:
+    """Read what ``write_results`` wrote.
+
+    Raises:
+        UserError: the file is not of that form.
+    """
+    try:
+        report = json.loads(Path(path).read_text(encoding="utf-8"))
+        results = [Result(**{f.name: entry[f.name] for f in fields(Result)}) for entry in report["results"]]
+        return Report(results, report["timing"], report["data"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read as results ({type(error).__name__}: {error}); it must be a JSON file with "
+            "results, timing and data, as write_results writes it."
+        ) from error
+
+
+def _restricted(relevant: Ragged, keep_N: Array) -> tuple[Array, Ragged]:
+    """The rows that have a kept item, and their kept items."""
+    kept = keep_N[relevant.values]
+    before = np.concatenate([[0], np.cumsum(kept)])
+    starts = before[relevant.starts]
+    rows = np.flatnonzero(np.diff(starts))
+    return rows, Ragged(np.append(starts[rows], starts[-1]), relevant.values[kept])
+
+
+def _candidates(task: RankingTask, name: str) -> Array:
+    every_N = np.asarray(task.candidates_N, dtype=bool)
+    return every_N & task.cold_N if name == "cold" else every_N
+
+
+def _per_user(top_EK: Array, part: Slice, task: RankingTask, wanted: Sequence[tuple[str, int]]) -> list[Array]:
+    """Each wanted metric for each of the slice's users."""
+    hits_EK = find_hits(top_EK[part.rows], part.relevant, len(task.candidates_N))
+    relevant_E = np.diff(part.relevant.starts)
+    return [METRICS[metric](hits_EK[:, :k], relevant_E) for metric, k in wanted]
+
+
+def _deepest(wanted: Sequence[tuple[str, int]]) -> int:
+    """The largest k, once all metrics and ks are known to be allowed."""
+    for metric, k in wanted:
+        if metric not in METRICS or k < 1:
+            raise UserError(f"metric {metric!r} at k = {k}; allowed are {', '.join(METRICS)} at k >= 1.")
+    if not wanted:
+        raise UserError("no metric is wanted; give at least one metric and one k.")
+    return max(k for _, k in wanted)
+
+
+def _parsed(name: str) -> tuple[str, str, int]:
+    """ "cold/ndcg@10" as slice, metric and k."""
+    metric, _, k = name.removeprefix("cold/").partition("@")
+    if not k.isdecimal():
+        raise UserError(
+            f"the metric name {name!r} cannot be read; write {' or '.join(f'{m}@10' for m in METRICS)}, "
+            "with cold/ before it for the cold items."
+        )
+    return "cold_items" if name.startswith("cold/") else "all", metric, int(k)
+
+
+def _protocol(task: RankingTask, part: Slice, k: int) -> dict[str, Any]:
+    return {
+        **task.protocol,
+        "candidates": part.candidates,
+        "candidate_items": int(_candidates(task, part.candidates).sum()),
+        "seen_filter": bool(task.seen_filter),
+        "ties": "item index",
+        "k": int(k),
+        "interval": f"bootstrap over users, {SAMPLES} samples, {LEVEL:.0%}".replace("%", " %"),
+    }
+
+
+def _slice_table(part: Sequence[Result], names: Sequence[str]) -> Table:
+    found = {(r.model, r.metric): r for r in part}
+    models = list(dict.fromkeys(r.model for r in part))
+    best = {
+        name: max((found[m, name].value for m in models if m != ORACLE and (m, name) in found), default=None)
+        for name in names
+    }
+    table = Table(
+        title=f"{part[0].split}: {part[0].slice}",
+        title_justify="left",
+        caption=_caption(part[0]),
+        caption_justify="left",
+    )
+    table.add_column("model", max_width=16)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for model in models:
+        cells = [_cell(found.get((model, name)), best[name]) for name in names]
+        table.add_row(model, *cells)
+    if ORACLE in models:
+        table.add_section()
+        shares = [_share(best[name], found.get((ORACLE, name))) for name in names]
+        table.add_row("best, share of the oracle", *shares)
+    return table
+
+
+def _cell(result: Result | None, best: float | None) -> Text:
+    if result is None:
+        return Text("-")
+    bold = result.model != ORACLE and result.value == best
+    return Text.assemble(
+        (f"{result.value:.4f}", "bold" if bold else ""), (f"\n{result.low:.3f}-{result.high:.3f}", "dim")
+    )
+
+
+def _share(best: float | None, oracle: Result | None) -> str:
+    return f"{best / oracle.value:.0%}" if best is not None and oracle and oracle.value > 0 else "-"
+
+
+def _caption(result: Result) -> str:
+    left_out = {"k", "interval"}
+    settings = ", ".join(f"{key} {value}" for key, value in result.protocol.items() if key not in left_out)
+    return f"{result.users:,} users; {settings}; below each value: {result.protocol.get('interval', 'interval')}"
+
+
+def _plain(value: Any) -> Any:
+    """numpy numbers and paths as JSON has them."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written to JSON")

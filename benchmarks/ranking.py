@@ -1,0 +1,108 @@
+"""Full ranking against the bare matrix product and torch.topk in the same chunks.
+
+    python benchmarks/ranking.py [--out ranking.json]
+
+The bare side masks nothing, decides no ties and checks nothing; budget: at most 1.3 times its time.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from avrec.batch import Array, Ragged, RankingTask
+from avrec.evaluation.baselines import PopularityScorer
+from avrec.evaluation.ranking import EmbeddingScorer, top_k
+
+USERS, ITEMS, DIMENSION, K, CHUNK = 6040, 3416, 64, 50, 512
+
+
+def task_like_movielens(generator: np.random.Generator) -> RankingTask:
+    """As many users, items and seen items as MovieLens-1M has."""
+    lengths = np.minimum(generator.geometric(1 / 164, USERS) + 1, 2000)
+    seen = Ragged.of([generator.choice(ITEMS, length, replace=False) for length in lengths])
+    popularity_N = np.bincount(seen.values, minlength=ITEMS).astype(np.float64)
+    return RankingTask(
+        split="test",
+        user_index_E=np.arange(USERS),
+        relevant=Ragged.of([[0]] * USERS),
+        seen=seen,
+        seen_filter=True,
+        candidates_N=np.ones(ITEMS, bool),
+        cold_N=np.zeros(ITEMS, bool),
+        popularity_N=popularity_N,
+        protocol={},
+    )
+
+
+def bare(query_ED: torch.Tensor, item_ND: torch.Tensor) -> Array:
+    """Product and topk, nothing else."""
+    best = [(query_ED[i : i + CHUNK] @ item_ND.T).topk(K, dim=1).indices for i in range(0, USERS, CHUNK)]
+    return torch.cat(best).cpu().numpy()
+
+
+def interleaved(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each side; the sides take turns, so that a disturbance meets all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for repeat in range(repeats + 1):
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side()
+            if repeat:  # the first round warms up
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="where to write the numbers as JSON")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+
+    generator = torch.Generator().manual_seed(0)
+    query_ED = torch.randn(USERS, DIMENSION, generator=generator).to(args.device)
+    item_ND = torch.randn(ITEMS, DIMENSION, generator=generator).to(args.device)
+    task = task_like_movielens(np.random.default_rng(0))
+    embedding, popularity = EmbeddingScorer(query_ED, item_ND), PopularityScorer(task)
+    seconds = interleaved(
+        {
+            "bare product and topk": lambda: bare(query_ED, item_ND),
+            "full ranking": lambda: top_k(embedding, task, K, CHUNK),
+            "full ranking, popularity (ties)": lambda: top_k(popularity, task, K, CHUNK),
+        },
+        args.repeats,
+    )
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    base = medians["bare product and topk"]
+
+    table = Table(title=f"{USERS:,} users x {ITEMS:,} items, D = {DIMENSION}, k = {K}, chunks of {CHUNK}")
+    for header in ("", "median ms", "ratio"):
+        table.add_column(header, justify="right" if header else "left")
+    for name, value in medians.items():
+        table.add_row(name, f"{value * 1e3:.1f}", f"{value / base:.2f}")
+    Console().print(table)
+    if args.out:
+        report = {
+            "seconds": seconds,
+            "median": medians,
+            "ratio": medians["full ranking"] / base,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "device": args.device,
+            "machine": platform.processor() or platform.machine(),
+        }
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

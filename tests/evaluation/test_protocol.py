@@ -1,0 +1,194 @@
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from avrec.evaluation.baselines import PopularityScorer, RandomScorer, ScoreMatrixScorer
+from avrec.evaluation.metrics import METRICS
+from avrec.evaluation.protocol import (
+    Result,
+    evaluate,
+    fast_metrics,
+    read_results,
+    results_table,
+    slices_of,
+    write_results,
+)
+
+
+@pytest.fixture
+def task(make_task):
+    """60 users, 40 items of which 6 are cold; half of the users have cold relevant items."""
+    rng = np.random.default_rng(0)
+    order = [rng.permutation(34) for _ in range(60)]
+    relevant = [items[:2].tolist() + ([34 + user % 6] if user % 2 else []) for user, items in enumerate(order)]
+    return make_task(
+        relevant,
+        40,
+        seen=[items[2:10].tolist() for items in order],
+        cold_N=np.arange(40) >= 34,
+        popularity_N=rng.integers(1, 9, 40) * (np.arange(40) < 34.0),
+    )
+
+
+def oracle(task):
+    scores = np.zeros((len(task), len(task.candidates_N)))
+    for user in range(len(task)):
+        scores[user, task.relevant[user]] = 1
+    return ScoreMatrixScorer(scores)
+
+
+def by_name(results):
+    return {(r.slice, r.metric): r for r in results}
+
+
+def test_slices(task):
+    whole, cold, among_cold = slices_of(task)
+    assert (whole.name, whole.candidates, len(whole.rows)) == ("all", "all", 60)
+    assert (cold.name, cold.candidates) == ("cold_items", "all")
+    assert (among_cold.name, among_cold.candidates) == ("cold_candidates", "cold")
+    assert cold.rows.tolist() == list(range(1, 60, 2))
+    for place, user in enumerate(cold.rows.tolist()):
+        assert cold.relevant[place].tolist() == [34 + user % 6]
+
+
+def test_no_cold_slice_without_cold_relevant_items(make_task):
+    task = make_task([[0], [1]], 3, cold_N=np.array([False, False, True]))
+    assert [part.name for part in slices_of(task)] == ["all"]
+
+
+def test_values_equal_a_loop_over_users(task):
+    results = by_name(evaluate("random", RandomScorer(task, 40), task, ks=(3, 10), metrics=tuple(METRICS)))
+    scores = RandomScorer(task, 40)(np.arange(60)).numpy()
+    candidates = {"all": range(40), "cold_items": range(40), "cold_candidates": range(34, 40)}
+    for (slice_name, metric), result in results.items():
+        name, k = metric.split("@")
+        values = []
+        for user in range(60):
+            wanted = {i for i in task.relevant[user].tolist() if slice_name == "all" or i >= 34}
+            if wanted:
+                items = [i for i in candidates[slice_name] if i not in task.seen[user]]
+                ranked = sorted(items, key=lambda i, user=user: (-scores[user, i], i))[: int(k)]
+                values.append(METRICS[name]([[i in wanted for i in ranked]], [len(wanted)])[0])
+        assert result.users == len(values)
+        assert result.value == pytest.approx(np.mean(values), abs=1e-12)
+        assert result.low <= result.value <= result.high
+
+
+def test_perfect_scores_are_one_everywhere(task):
+    results = evaluate("oracle", oracle(task), task, metrics=tuple(METRICS))
+    assert len(results) == 3 * 2 * 4
+    for result in results:
+        # In cold_items the warm relevant items may rightly stand above the cold one.
+        if result.slice != "cold_items" or result.metric.startswith(("recall", "hit_rate")):
+            assert (result.value, result.low, result.high) == (1, 1, 1)
+
+
+def test_protocol_travels_with_the_number(task):
+    result = by_name(evaluate("popularity", PopularityScorer(task), task))["cold_candidates", "ndcg@10"]
+    assert result.as_dict() == {
+        "model": "popularity",
+        "split": "test",
+        "slice": "cold_candidates",
+        "metric": "ndcg@10",
+        "value": result.value,
+        "low": result.low,
+        "high": result.high,
+        "users": 30,
+        "protocol": {
+            "split": "temporal",
+            "cut": 0.8,
+            "candidates": "cold",
+            "candidate_items": 6,
+            "seen_filter": True,
+            "ties": "item index",
+            "k": 10,
+            "interval": "bootstrap over users, 1000 samples, 95 %",
+        },
+    }
+
+
+def test_fast_metrics_equal_the_full_evaluation(task):
+    scorer = RandomScorer(task, 40)
+    full = by_name(evaluate("random", scorer, task))
+    fast = fast_metrics(scorer, task, ["ndcg@10", "recall@50", "cold/ndcg@10"])
+    assert fast == {
+        "ndcg@10": full["all", "ndcg@10"].value,
+        "recall@50": full["all", "recall@50"].value,
+        "cold/ndcg@10": full["cold_items", "ndcg@10"].value,
+    }
+
+
+def test_fast_metrics_leave_out_cold_without_cold_items(make_task):
+    task = make_task([[0], [1]], 3)
+    assert list(fast_metrics(RandomScorer(task, 3), task, ["cold/ndcg@10", "mrr@1"])) == ["mrr@1"]
+
+
+@pytest.mark.parametrize("name", ["ndgc@10", "ndcg", "ndcg@0", "warm/ndcg@10", "ndcg@ten"])
+def test_unknown_metric_names_are_refused(task, name):
+    with pytest.raises(ValueError, match="allowed are recall, ndcg|cannot be read; write recall@10"):
+        fast_metrics(RandomScorer(task, 40), task, [name])
+
+
+def test_a_task_without_users_is_refused(make_task):
+    task = make_task([], 3)
+    with pytest.raises(ValueError, match="test split has no users"):
+        evaluate("random", RandomScorer(task, 3), task)
+
+
+def printed(results):
+    console = Console(width=100, record=True, file=None, quiet=False, force_terminal=False)
+    with console.capture() as capture:
+        console.print(results_table(results))
+    return capture.get()
+
+
+def test_table_fits_and_says_its_protocol(task):
+    results = [
+        *evaluate("random", RandomScorer(task, 40), task),
+        *evaluate("popularity", PopularityScorer(task), task),
+        *evaluate("oracle", oracle(task), task),
+    ]
+    text = printed(results)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    for expected in ("test: cold_candidates", "60 users", "30 users", "seen_filter True", "oracle", "1.0000"):
+        assert expected in text
+    best = max(r.value for r in results if r.model != "oracle" and (r.slice, r.metric) == ("all", "ndcg@10"))
+    assert f"{best:.4f}" in text
+    assert f"{best:.0%}" in text
+
+
+def test_table_without_oracle_or_with_gaps(task):
+    results = evaluate("random", RandomScorer(task, 40), task, metrics=tuple(METRICS))
+    results += evaluate("popularity", PopularityScorer(task), task, ks=(10,))
+    text = printed(results)
+    assert "share" not in text
+    assert "hit_rate@50" in text
+
+
+def test_two_runs_write_the_same_bytes_and_read_back(task, tmp_path):
+    for run in ("a", "b"):
+        results = evaluate("random", RandomScorer(task, 40), task)
+        write_results(tmp_path / run / "metrics.json", results, {"fit": 1 / 3}, {"items": np.int64(40)})
+    first = (tmp_path / "a/metrics.json").read_bytes()
+    assert first == (tmp_path / "b/metrics.json").read_bytes()
+    assert sorted(json.loads(first)) == ["data", "results", "timing"]
+    report = read_results(tmp_path / "a/metrics.json")
+    assert report.results == results
+    assert report.timing == {"fit": 1 / 3}
+    assert report.data == {"items": 40}
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["metrics.json"]
+
+
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
+    path = tmp_path / "metrics.json"
+    write_results(path, [], {}, {})
+    bad = Result("m", "test", "all", "ndcg@10", float("nan"), 0.0, 0.0, 1, {})
+    with pytest.raises(ValueError, match="must be finite"):
+        write_results(path, [bad], {}, {})
+    assert read_results(path).results == []
+    path.write_text('{"results": [{}]}')
+    with pytest.raises(ValueError, match="cannot be read as results"):
+        read_results(path)
