@@ -1,0 +1,114 @@
+"""Sampling: which windows make a batch, and how likely an item is to be in it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from avrec.batch import Array
+from avrec.data.sequences import Sequences
+
+
+class WindowSampler:
+    """Batches of windows, in an order that depends on (seed, epoch) and nothing else.
+
+    A window is a user and a range of the user's training rows, at most ``history_length + 1`` of them. Long
+    sequences are cut into windows that overlap in one row, from an offset drawn anew each epoch, so that every row
+    is a target exactly once per epoch. With several processes, each takes every world-size-th batch's share.
+
+    Args:
+        sequences: the training sequences.
+        history_length: L.
+        users_per_batch: B, of one process.
+        seed: of the order.
+        rank: number of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequences,
+        history_length: int,
+        users_per_batch: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.sequences = sequences
+        self.history_length = history_length
+        self.users_per_batch = users_per_batch
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.first_batch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The order of epoch ``epoch``, from its first batch."""
+        if epoch != self.epoch:
+            self.epoch, self.first_batch = epoch, 0
+
+    def windows(self) -> Array:
+        """(W, 3): user, first row, row after the last; shuffled."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        length = self.sequences.lengths()
+        users = np.flatnonzero(length > 0)
+        offset = rng.integers(0, self.history_length, size=len(length))
+        rows = [self._cut(user, int(length[user]), int(offset[user])) for user in users]
+        windows = np.concatenate(rows) if rows else np.zeros((0, 3), np.int64)
+        return windows[rng.permutation(len(windows))]
+
+    def _cut(self, user: int, length: int, offset: int) -> Array:
+        start = int(self.sequences.starts[user])
+        if length <= self.history_length + 1:
+            return np.array([[user, start, start + length]])
+        # Targets 0..offset come in the first window; each later one starts on the row before its first target.
+        cuts = np.arange(offset + 1, length, self.history_length)
+        first = np.concatenate([[0], cuts - 1])
+        stop = np.concatenate([cuts, [length]])
+        return np.stack([np.full(len(first), user), start + first, start + stop], axis=1)
+
+    def __len__(self) -> int:
+        """Batches of this epoch, the same in each process."""
+        return -(-self._count() // (self.users_per_batch * self.world_size))
+
+    def _count(self) -> int:
+        length = self.sequences.lengths()
+        offset = np.random.default_rng([self.seed, self.epoch]).integers(0, self.history_length, size=len(length))
+        long = length > self.history_length + 1
+        pieces = 1 + -(-(length - offset - 1) // self.history_length)
+        return int(np.where(long, pieces, length > 0).sum())
+
+    def __iter__(self) -> Iterator[Array]:
+        windows = self.windows()
+        share = self.users_per_batch * self.world_size
+        for batch in range(self.first_batch, len(self)):
+            whole = windows[batch * share : (batch + 1) * share]
+            # The last batch may be too short to give each process a window: it goes round.
+            mine = whole[self.rank :: self.world_size]
+            yield mine if len(mine) else whole[self.rank % len(whole)][None]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the order stands; ``first_batch`` is set by whoever counts the batches that were used."""
+        return {"epoch": self.epoch, "first_batch": self.first_batch, "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` stood."""
+        self.epoch, self.first_batch, self.seed = state["epoch"], state["first_batch"], state["seed"]
+
+
+def log_inclusion(share: Array, draws: int) -> Array:
+    """Natural log of the probability that an item is among the distinct items of a batch.
+
+    ``log(1 − (1 − p)^n)`` for n draws that each give the item with probability p; stable for small p.
+
+    Args:
+        share: p, in (0, 1].
+        draws: n, at least 1.
+
+    >>> np.exp(log_inclusion(np.array([0.5, 1.0]), 2)).round(6).tolist()
+    [0.75, 1.0]
+    """
+    with np.errstate(divide="ignore"):
+        missed = draws * np.log1p(-np.minimum(share, 1.0))
+    return np.log(-np.expm1(missed))
