@@ -1,0 +1,262 @@
+"""The demo source: a planted catalogue with real media files, written once and kept on disk."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from rich.console import Console
+from rich.progress import Progress
+
+from avrec.batch import Array, UserError
+from avrec.data.sources.demo_media import MediaJob, item_rng, make_media
+from avrec.data.sources.demo_text import write_text
+from avrec.data.sources.demo_world import MODALITY_WEIGHTS, Truth, World, WorldSize, make_world
+
+DOMAINS = tuple(MODALITY_WEIGHTS)
+"""The presets: one generator, with other words, colours, sounds and weights of the modalities."""
+
+VERSION = 1
+"""Raise it with any change to what is generated: a kept catalogue of another version is not used again."""
+
+_ALONE = 64
+"""Up to this many items, starting further processes costs more than it saves."""
+
+
+class DemoSource:
+    """A made-up catalogue in which the true preferences are known.
+
+    It is written in the format that a user's own catalogue has, with real media files, and kept: it is made
+    again only when a parameter changes.
+
+    Args:
+        root: folder that holds the catalogues.
+        domain: film, music, game or course.
+        num_items: items in the catalogue, at least 20.
+        num_users: users, at least 10.
+        num_interactions: interactions in all.
+        seed: the same seed gives the same catalogue.
+
+    Raises:
+        UserError: where the domain is unknown or the numbers cannot go together.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        domain: str = "film",
+        num_items: int = 600,
+        num_users: int = 2000,
+        num_interactions: int = 60_000,
+        seed: int = 0,
+    ) -> None:
+        if domain not in DOMAINS:
+            raise UserError(f"domain={domain!r} is not a demo domain: choose one of {', '.join(DOMAINS)}.")
+        if seed < 0:
+            raise UserError(f"seed={seed} is negative: give 0 or more.")
+        self.root = Path(root).expanduser()
+        self.domain = domain
+        self.size = WorldSize(num_items, num_users, num_interactions)
+        self.size.check()
+        self.seed = seed
+
+    @property
+    def folder(self) -> Path:
+        """Where the catalogue is, or will be once written."""
+        parameters = {"domain": self.domain, **asdict(self.size), "seed": self.seed, "version": VERSION}
+        digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
+        return self.root / f"{self.domain}-{digest[:10]}"
+
+    def write(self) -> Path:
+        """Makes the catalogue where it is not there yet, and returns its folder.
+
+        It is written beside its place and renamed when complete. Of several processes one writes and the others
+        wait; what an interrupted process left behind is removed.
+        """
+        if self.folder.is_dir():
+            return self.folder
+        self.root.mkdir(parents=True, exist_ok=True)
+        with _only_one(self.root / f".{self.folder.name}.lock"):
+            if not self.folder.is_dir():
+                self._write_beside()
+        return self.folder
+
+    def true_scores(
+        self, user_ids: list[str], item_ids: list[str], time: float, modalities: Sequence[str] | None = None
+    ) -> Array:
+        """The true log preference of each user for each item: what an oracle ranks by, float32 (B, N).
+
+        Tastes drift; the score is for the mean taste between ``time`` and the end of the user's activity, because
+        what is to be predicted at ``time`` comes after it.
+
+        Args:
+            user_ids: B users of the catalogue.
+            item_ids: N items of the catalogue.
+            time: Unix s.
+            modalities: leave out what is not revealed by these (text, vision, audio): a bound for a model that
+                reads only them. The items' appeal always counts.
+
+        Raises:
+            UserError: where a user or an item is not in the catalogue.
+        """
+        user_B = _positions(user_ids, self._user_index, "user")
+        item_N = _positions(item_ids, self._item_index, "item")
+        truth = self.truth
+        return truth.utility(truth.later_taste(user_B, time), item_N, modalities) + truth.appeal_N[item_N]
+
+    @cached_property
+    def truth(self) -> Truth:
+        """What the generator knows about preferences; writes the catalogue where needed."""
+        return Truth.load(self.write() / "truth.npz")
+
+    @cached_property
+    def _user_index(self) -> dict[str, int]:
+        return {name: n for n, name in enumerate(self.truth.user_ids.tolist())}
+
+    @cached_property
+    def _item_index(self) -> dict[str, int]:
+        return {name: n for n, name in enumerate(self.truth.item_ids.tolist())}
+
+    def _write_beside(self) -> None:
+        prefix = f".{self.folder.name}.partial-"
+        for leftover in self.root.glob(f"{prefix}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=self.root))
+        try:
+            self._fill(partial)
+            partial.chmod(0o755)  # mkdtemp makes a private folder
+            try:
+                partial.rename(self.folder)
+            except OSError:
+                # Where locks do not work, another process may have been first; its catalogue is the same.
+                if not self.folder.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _fill(self, folder: Path) -> None:
+        world = make_world(self.domain, self.size, self.seed)
+        (folder / "posters").mkdir()
+        (folder / "videos").mkdir()
+        items = self._items(world)
+        items.write_csv(folder / "items.csv")
+        _interactions(world).write_csv(folder / "interactions.csv")
+        _users(world).write_csv(folder / "users.csv")
+        world.truth.save(folder / "truth.npz")
+        paths = items.select("image", "video").rows()
+        facets = world.truth.facets_NF[:, 2:].tolist()
+        jobs = [MediaJob(n, *values, *files) for n, (values, files) in enumerate(zip(facets, paths, strict=True))]
+        self._make_media(folder, jobs)
+
+    def _items(self, world: World) -> pl.DataFrame:
+        texts = [
+            write_text(self.domain, int(theme), int(tone), item_rng(self.seed, n, 0))
+            for n, (theme, tone) in enumerate(world.truth.facets_NF[:, :2])
+        ]
+        names = world.truth.item_ids.tolist()
+        described = zip(world.has_description_N, texts, strict=True)
+        return pl.DataFrame(
+            {
+                "item_id": names,
+                "title": [title for title, _ in texts],
+                "description": [text if has else "" for has, (_, text) in described],
+                "image": _paths(names, world.has_poster_N, "posters/{}.jpg"),
+                "video": _paths(names, world.has_video_N, "videos/{}.mp4"),
+                "published": world.published_N,
+            }
+        )
+
+    def _make_media(self, folder: Path, jobs: list[MediaJob]) -> None:
+        workers = min(_cores(), 8)
+        if len(jobs) <= _ALONE or workers == 1:
+            for job in jobs:
+                make_media(folder, self.domain, self.seed, job)
+            return
+        plan = folder / "plan.json"
+        content = {"domain": self.domain, "seed": self.seed, "jobs": [asdict(job) for job in jobs]}
+        plan.write_text(json.dumps(content), "utf-8")
+        _run_workers(folder, plan, workers, total=sum(bool(job.video) for job in jobs))
+        plan.unlink()
+
+
+def _run_workers(folder: Path, plan: Path, workers: int, total: int) -> None:
+    """Renders in processes of their own, with progress.
+
+    A process pool that spawns would import the caller's script again, which must then be guarded; these do not.
+    """
+    command = [sys.executable, "-c", "import sys; from avrec.data.sources.demo_media import main; main(sys.argv[1:])"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    processes = [
+        subprocess.Popen([*command, folder, plan, str(k), str(workers)], env=environment) for k in range(workers)
+    ]
+    console = Console(stderr=True)
+    try:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("Making the demo's media", total=total)
+            while any(process.poll() is None for process in processes):
+                progress.update(task, completed=sum(1 for _ in (folder / "videos").iterdir()))
+                time.sleep(0.1)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    if any(process.returncode for process in processes):
+        raise RuntimeError("A process that makes the demo's media failed; its own message stands above.")
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Holds a lock between processes; the system lets go of it when its holder ends, however that is."""
+    with path.open("w") as file:
+        # Some systems and some network folders have no locks: then two writers cost time, and no harm.
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _paths(names: list[str], has_N: Array, pattern: str) -> list[str]:
+    return [pattern.format(name) if has else "" for name, has in zip(names, has_N, strict=True)]
+
+
+def _interactions(world: World) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "user_id": world.truth.user_ids[world.user_W],
+            "item_id": world.truth.item_ids[world.item_W],
+            "timestamp": world.time_W,
+            "watch_ratio": world.watch_ratio_W,
+        }
+    )
+
+
+def _users(world: World) -> pl.DataFrame:
+    return pl.DataFrame({"user_id": world.truth.user_ids, "plan": world.plan_B, "age": world.age_B})
+
+
+def _positions(names: list[str], index: dict[str, int], kind: str) -> Array:
+    unknown = [name for name in names if name not in index]
+    if unknown:
+        raise UserError(
+            f"{kind} {unknown[0]!r} is not in the demo catalogue: its {len(index)} {kind}s are named like "
+            f"{next(iter(index))!r}. Take the names from {kind}s.csv."
+        )
+    return np.array([index[name] for name in names], np.int64)

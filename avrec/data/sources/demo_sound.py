@@ -1,0 +1,102 @@
+"""The demo's sound: a melody whose instrument and rhythm tell the audio facets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from avrec.batch import Array
+
+SECONDS = 3
+SAMPLE_RATE = 16_000
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A domain's sound style.
+
+    Attributes:
+        scale: semitones that a melody may use.
+        attack: seconds until a note is at full strength.
+        echo: strength of the echo, in [0, 1).
+        hum: strength of the steady low hum under everything.
+    """
+
+    scale: tuple[int, ...]
+    attack: float
+    echo: float
+    hum: float
+
+
+_VOICES: Mapping[str, Voice] = {
+    "film": Voice((0, 2, 3, 7, 8), 0.03, 0.35, 0.02),
+    "music": Voice((0, 2, 4, 7, 9), 0.01, 0.2, 0.0),
+    "game": Voice((0, 4, 7, 12), 0.004, 0.0, 0.0),
+    "course": Voice((0, 2, 5, 7), 0.02, 0.1, 0.01),
+}
+
+_REGISTERS = (110.0, 400.0, 1400.0)
+_TEMPI = (1.4, 6.0)
+
+
+def play(domain: str, timbre: int, rhythm: int, rng: np.random.Generator) -> Array:
+    """One item's sound, float32 (samples,) in [-1, 1]; a rhythm is a register and a tempo.
+
+    Args:
+        domain: whose sound style.
+        timbre: 0 flute, 1 organ, 2 bell, 3 strings, 4 breath, 5 pluck.
+        rhythm: 0 to 5: low, middle, high register, each slow, then each fast.
+        rng: for what varies within a value.
+    """
+    voice = _VOICES[domain]
+    count = SECONDS * SAMPLE_RATE
+    base = _REGISTERS[rhythm % 3] * 2 ** (rng.uniform(-2, 2) / 12)
+    step = SAMPLE_RATE / (_TEMPI[rhythm // 3] * rng.uniform(0.9, 1.1))
+    sound = np.zeros(count)
+    for start in np.arange(rng.uniform(0, 0.3) * step, count - 400, step).astype(int):
+        pitch = base * 2 ** (rng.choice(voice.scale) / 12)
+        note = _note(timbre, pitch, int(min(step * 0.85, count - start)), voice.attack, rng)
+        sound[start : start + len(note)] += note * rng.uniform(0.7, 1.0)
+    delay = int(0.19 * SAMPLE_RATE)
+    sound[delay:] += voice.echo * sound[:-delay]
+    sound += voice.hum * np.sin(2 * np.pi * 55 * np.arange(count) / SAMPLE_RATE)
+    sound *= rng.uniform(0.35, 0.8) / max(float(np.abs(sound).max()), 1e-6)
+    return (sound + rng.normal(0, 0.003, size=count)).astype(np.float32)
+
+
+_PARTIALS: tuple[tuple[tuple[float, float], ...], ...] = (
+    ((1, 1.0), (2, 0.08)),
+    ((1, 1.0), (3, 0.7), (5, 0.5), (7, 0.35), (9, 0.2)),
+    ((1, 1.0), (2.76, 0.7), (5.4, 0.5), (8.93, 0.3)),
+    tuple((k, 1.0 / k**0.7) for k in range(1, 20)),
+    (),
+    tuple((k, 1.0 / k) for k in range(1, 8)),
+)
+
+
+def _note(timbre: int, pitch: float, count: int, attack: float, rng: np.random.Generator) -> Array:
+    time = np.arange(count) / SAMPLE_RATE
+    vibrato = 0.006 * np.sin(2 * np.pi * 5.5 * time) if timbre in (0, 3) else 0.0
+    cycles = pitch * (time + np.cumsum(np.broadcast_to(vibrato, count)) / SAMPLE_RATE)
+    note = np.zeros(count)
+    for ratio, strength in _PARTIALS[timbre]:
+        if pitch * ratio < 7500:
+            # High partials of a bell die first, as they do in bronze.
+            fading = np.exp(-time * 2.5 * ratio**0.5) if timbre == 2 else 1.0
+            note += strength * fading * np.sin(2 * np.pi * (ratio * cycles + rng.uniform()))
+    if timbre == 4:
+        note = _breath(pitch, count, rng)
+    if timbre == 5:
+        note = note * np.exp(-time * 28)
+        note[:160] += rng.normal(0, 1.5, size=len(note[:160]))
+    rise = np.minimum(time / (0.002 if timbre in (2, 5) else attack), 1.0)
+    fall = np.minimum((time[-1] - time) / 0.02, 1.0)
+    return note * rise * fall
+
+
+def _breath(pitch: float, count: int, rng: np.random.Generator) -> Array:
+    """Noise in a band of about an octave around the pitch, over a faint hiss."""
+    spectrum = np.fft.rfft(rng.normal(size=count))
+    octaves = np.log2(np.fft.rfftfreq(count, 1 / SAMPLE_RATE).clip(1) / pitch)
+    band = np.fft.irfft(spectrum * (np.exp(-((octaves / 0.4) ** 2)) + 0.04), n=count)
+    return band / max(float(band.std()), 1e-6) * 0.5
