@@ -1,0 +1,274 @@
+"""The content store: rows of arrays under string keys, appended in shards, read through memory maps."""
+
+import json
+import logging
+import os
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avrec.batch import Array, ArraySpec, DecodeFailure, UserError
+
+logger = logging.getLogger(__name__)
+
+STORE_VERSION = 1
+"""To be part of the name of every store's folder: raise it when the layout on disk changes."""
+
+MAX_OPEN_MAPS = 256
+"""Memory maps kept open at once: each holds a file descriptor, and the usual limit is 1024."""
+
+LEFTOVER_SECONDS = 3600.0
+"""Files of a shard that never became visible are removed at this age; younger ones may be in the making."""
+
+ROW_COPY_BYTES = 8192
+"""Rows from this size on are copied one by one, which spares the second copy of numpy's fancy indexing."""
+
+Row = Mapping[str, Array] | None
+"""One item's arrays, or None where it was tried and lacks the modality."""
+
+
+@dataclass(frozen=True)
+class Locations:
+    """Where rows lie: number of the shard and row in it; -1 where there is none."""
+
+    shard_N: Array
+    row_N: Array
+
+    def __getitem__(self, index: Array) -> "Locations":
+        return Locations(self.shard_N[index], self.row_N[index])
+
+    def __len__(self) -> int:
+        return len(self.shard_N)
+
+
+class ShardReader:
+    """Gathers rows by location. Small to pickle: what a data loader's workers need of a store."""
+
+    def __init__(self, folder: Path, arrays: Mapping[str, ArraySpec]) -> None:
+        self.folder = folder
+        self.arrays = {name: arrays[name] for name in sorted(arrays)}
+        self.shards: list[str] = []
+        self._maps: OrderedDict[tuple[int, str], Array] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickled memory map would carry its content along.
+        return {**self.__dict__, "_maps": OrderedDict()}
+
+    def gather(self, locations: Locations) -> dict[str, Array]:
+        """The rows at ``locations``, in that order, by array."""
+        count = len(locations)
+        gathered = {name: np.empty((count, *spec.shape), spec.dtype) for name, spec in self.arrays.items()}
+        # In the order on disk, so that a cold read goes forward only.
+        order = np.lexsort((locations.row_N, locations.shard_N))
+        ordered = locations[order]
+        shards, begins = np.unique(ordered.shard_N, return_index=True)
+        ends = np.append(begins, count)[1:]
+        for shard, begin, end in zip(shards.tolist(), begins, ends, strict=True):
+            for name, out in gathered.items():
+                _copy_rows(self._map(shard, name), ordered.row_N[begin:end], out, order[begin:end])
+        return gathered
+
+    def path(self, shard: str, name: str) -> Path:
+        """The file of one array of a shard."""
+        return self.folder / f"{shard}.{name}.npy"
+
+    def _map(self, shard: int, name: str) -> Array:
+        mapped = self._maps.get((shard, name))
+        if mapped is None:
+            mapped = np.load(self.path(self.shards[shard], name), mmap_mode="r").view(np.ndarray)
+            self._maps[shard, name] = mapped
+            if len(self._maps) > MAX_OPEN_MAPS:
+                self._maps.popitem(last=False)
+        else:
+            self._maps.move_to_end((shard, name))
+        return mapped
+
+
+def _copy_rows(source: Array, rows: Array, out: Array, positions: Array) -> None:
+    if source.itemsize * source[0].size < ROW_COPY_BYTES:
+        out[positions] = source[rows]
+        return
+    for position, row in zip(positions.tolist(), rows.tolist(), strict=True):
+        out[position] = source[row]
+
+
+class ContentStore:
+    """Rows of named arrays, addressed by string keys; append-only, safe with several writing processes.
+
+    On disk, beside ``spec.json``: ``shard-<unique>.<array>.npy`` with the rows, and ``shard-<unique>.json``
+    with their keys, the keys that were tried and have no row, and the failures by key. A shard exists once
+    its json is renamed into place, which is its last step: an interruption leaves nothing visible.
+    """
+
+    def __init__(self, folder: Path, arrays: Mapping[str, ArraySpec]) -> None:
+        """Open, or begin, the store in ``folder``.
+
+        Args:
+            folder: made if it does not exist.
+            arrays: names, shapes (of one row) and dtypes of what a row holds.
+
+        Raises:
+            UserError: the folder holds a store of other arrays.
+        """
+        self.folder = folder
+        self.reader = ShardReader(folder, arrays)
+        self._index: dict[str, tuple[int, int] | None] = {}
+        self._failures: dict[str, list[DecodeFailure]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._check_spec()
+        self._remove_leftovers()
+        self.refresh()
+
+    def __contains__(self, key: str) -> bool:
+        """Whether this key was written, with a row or without."""
+        return key in self._index
+
+    def __len__(self) -> int:
+        """Number of keys, with a row or without."""
+        return len(self._index)
+
+    def has_content(self, key: str) -> bool:
+        """Whether this key has a row."""
+        return self._index.get(key) is not None
+
+    @property
+    def failures(self) -> dict[str, list[DecodeFailure]]:
+        """What could not be used of each key's source."""
+        return self._failures
+
+    def locate(self, keys: Sequence[str]) -> Locations:
+        """Where the rows of ``keys`` lie; (-1, -1) for keys without one."""
+        found = [self._index.get(key) or (-1, -1) for key in keys]
+        pairs = np.array(found, np.int64).reshape(len(keys), 2)
+        return Locations(np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]))
+
+    def read(self, keys: Sequence[str]) -> dict[str, Array]:
+        """The rows of ``keys``, in that order, by array.
+
+        Raises:
+            KeyError: a key has no row.
+        """
+        without = [key for key in keys if not self.has_content(key)]
+        if without:
+            raise KeyError(f"{len(without)} of {len(keys)} keys have no row in {self.folder}: {without[:3]} ...")
+        return self.reader.gather(self.locate(keys))
+
+    def refresh(self) -> None:
+        """Take up the shards that other processes have written since."""
+        known = set(self.reader.shards)
+        for path in sorted(self.folder.glob("shard-*.json")):
+            if path.stem not in known:
+                self._take_up(path.stem)
+
+    def write_shard(
+        self, rows: Sequence[tuple[str, Row]], failures: Mapping[str, list[DecodeFailure]] | None = None
+    ) -> None:
+        """Append rows as one shard.
+
+        Args:
+            rows: keys with their arrays, or with None where the item lacks the modality.
+            failures: by key, what could not be used of its source.
+
+        Raises:
+            ValueError: a row's arrays are not those of the store.
+        """
+        shard = f"shard-{uuid.uuid4().hex}"
+        full = [(key, row) for key, row in rows if row is not None]
+        for name in self.reader.arrays if full else ():
+            values = np.stack([self._checked(key, row, name) for key, row in full])
+            with self.reader.path(shard, name).open("wb") as file:
+                np.save(file, values)
+                _to_disk(file)
+        described = {
+            "keys": [key for key, _ in full],
+            "absent": [key for key, row in rows if row is None],
+            "failures": {key: [astuple(f) for f in found] for key, found in (failures or {}).items()},
+        }
+        _write_json(self.folder / f"{shard}.json", described)
+        self._take_up(shard)
+
+    def _checked(self, key: str, row: Mapping[str, Array], name: str) -> Array:
+        spec = self.reader.arrays[name]
+        if row.keys() != self.reader.arrays.keys():
+            raise ValueError(
+                f"The row of {key!r} has the arrays {sorted(row)}; declared are {list(self.reader.arrays)}."
+            )
+        value = np.asarray(row[name])
+        if value.shape != tuple(spec.shape) or value.dtype != np.dtype(spec.dtype):
+            raise ValueError(
+                f"{name!r} of {key!r} is {value.dtype} {value.shape}; declared is {spec.dtype} {spec.shape}. "
+                "Let arrays() of the encoder's preprocess state what its call returns."
+            )
+        return value
+
+    def _take_up(self, shard: str) -> None:
+        try:
+            described = json.loads((self.folder / f"{shard}.json").read_text())
+            self._check_files(shard, len(described["keys"]))
+        except (OSError, ValueError) as error:
+            logger.warning("The shard %s of %s is damaged and not used: %s", shard, self.folder, error)
+            return
+        number = len(self.reader.shards)
+        self.reader.shards.append(shard)
+        self._index.update((key, None) for key in described["absent"] if not self.has_content(key))
+        self._index.update((key, (number, row)) for row, key in enumerate(described["keys"]))
+        for key, found in described["failures"].items():
+            self._failures[key] = [DecodeFailure(*values) for values in found]
+
+    def _check_files(self, shard: str, count: int) -> None:
+        for name, spec in self.reader.arrays.items() if count else ():
+            needed = count * int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+            path = self.reader.path(shard, name)
+            if path.stat().st_size < needed:
+                raise ValueError(f"{path.name} is shorter than its {count} rows")
+
+    def _check_spec(self) -> None:
+        path = self.folder / "spec.json"
+        asked = {
+            name: {"shape": list(spec.shape), "dtype": np.dtype(spec.dtype).name}
+            for name, spec in self.reader.arrays.items()
+        }
+        if not path.exists():
+            _write_json(path, asked)
+            return
+        stored = json.loads(path.read_text())
+        if stored != asked:
+            raise UserError(
+                f"The content store in {self.folder} holds {_listed(stored)}, but {_listed(asked)} is asked for. "
+                "Let settings() of the preprocess contain all that determines its output, or remove that folder."
+            )
+
+    def _remove_leftovers(self) -> None:
+        oldest = time.time() - LEFTOVER_SECONDS
+        visible = {path.stem for path in self.folder.glob("shard-*.json")}
+        unfinished = [p for p in self.folder.glob("shard-*.npy") if p.name.split(".")[0] not in visible]
+        for path in [*unfinished, *self.folder.glob("*.tmp")]:
+            # Another process may be removing the same leftovers.
+            try:
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
+
+
+def _listed(arrays: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {spec['dtype']} {tuple(spec['shape'])}" for name, spec in arrays.items())
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    with temporary.open("w") as file:
+        json.dump(value, file)
+        _to_disk(file)
+    os.replace(temporary, path)
+
+
+def _to_disk(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
