@@ -52,32 +52,29 @@ class WindowSampler:
         """(W, 3): user, first row, row after the last; shuffled."""
         rng = np.random.default_rng([self.seed, self.epoch])
         length = self.sequences.lengths()
-        users = np.flatnonzero(length > 0)
-        offset = rng.integers(0, self.history_length, size=len(length))
-        rows = [self._cut(user, int(length[user]), int(offset[user])) for user in users]
+        # As few windows as possible hold all targets; the slack decides where the first of them may end.
+        least = (length - 1) - (self._pieces() - 1) * self.history_length
+        offset = rng.integers(np.clip(least, 0, self.history_length), self.history_length + 1)
+        rows = [self._cut(user, int(length[user]), int(offset[user])) for user in np.flatnonzero(length)]
         windows = np.concatenate(rows) if rows else np.zeros((0, 3), np.int64)
         return windows[rng.permutation(len(windows))]
 
     def _cut(self, user: int, length: int, offset: int) -> Array:
         start = int(self.sequences.starts[user])
-        if length <= self.history_length + 1:
-            return np.array([[user, start, start + length]])
         # Targets 0..offset come in the first window; each later one starts on the row before its first target.
         cuts = np.arange(offset + 1, length, self.history_length)
         first = np.concatenate([[0], cuts - 1])
         stop = np.concatenate([cuts, [length]])
         return np.stack([np.full(len(first), user), start + first, start + stop], axis=1)
 
-    def __len__(self) -> int:
-        """Batches of this epoch, the same in each process."""
-        return -(-self._count() // (self.users_per_batch * self.world_size))
-
-    def _count(self) -> int:
+    def _pieces(self) -> Array:
+        """Windows of each user, the same in every epoch."""
         length = self.sequences.lengths()
-        offset = np.random.default_rng([self.seed, self.epoch]).integers(0, self.history_length, size=len(length))
-        long = length > self.history_length + 1
-        pieces = 1 + -(-(length - offset - 1) // self.history_length)
-        return int(np.where(long, pieces, length > 0).sum())
+        return np.where(length > 0, 1 + np.maximum(length - 2, 0) // self.history_length, 0)
+
+    def __len__(self) -> int:
+        """Batches of an epoch, the same in every epoch and process."""
+        return -(-int(self._pieces().sum()) // (self.users_per_batch * self.world_size))
 
     def __iter__(self) -> Iterator[Array]:
         windows = self.windows()

@@ -1,0 +1,196 @@
+"""The LightningDataModule: from a source to batches."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from avrec.batch import FrozenLayers, ItemBatch, Preprocess, RankingTask, UserBatch, UserError
+from avrec.data.batches import Identity, ItemBatches, PreparedContent, TrainBatches, UserBatches
+from avrec.data.sampling import WindowSampler
+from avrec.data.sequences import Sequences
+from avrec.data.splits import TRAIN, Splitter, ranking_task
+from avrec.data.tables import Catalogue
+
+log = logging.getLogger(__name__)
+
+
+class TwoTowerData(pl.LightningDataModule):
+    """Batches of distinct items and windows, for training; the catalogue and the users asked for, for ranking.
+
+    Args:
+        catalogue: what a source loaded.
+        splitter: assigns interactions to train, val and test.
+        prepare: ``avrec.data.preparation.prepare_content`` with its cache and limits filled in.
+        users_per_batch: B.
+        history_length: L.
+        seen_filter: leave history items out of rankings.
+        seed: of the order of windows.
+        loader_workers: processes that make training batches; 0: the training process itself.
+
+    Raises:
+        UserError: nothing to train on.
+    """
+
+    ITEMS_PER_BATCH = 256
+    USERS_PER_BATCH = 512
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        splitter: Splitter,
+        prepare: Callable[..., PreparedContent],
+        users_per_batch: int = 64,
+        history_length: int = 50,
+        seen_filter: bool = True,
+        seed: int = 0,
+        loader_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("users_per_batch", users_per_batch), ("history_length", history_length)):
+            if value < 1:
+                raise UserError(f"datamodule.{name}={value} is not possible. Give a number of at least 1.")
+        self.catalogue = catalogue
+        self.prepare = prepare
+        self.users_per_batch = users_per_batch
+        self.history_length = history_length
+        self.seed = seed
+        self.loader_workers = loader_workers
+        self.split = splitter(catalogue.log)
+        num_items = len(catalogue.items)
+        self.tasks: dict[str, RankingTask] = {
+            which: ranking_task(catalogue.log, self.split, which, num_items, seen_filter) for which in ("val", "test")
+        }
+        for which, task in self.tasks.items():
+            if not len(task):
+                raise UserError(
+                    f"The {which} split has no user to ask for: the log has {len(catalogue.log)} interactions of "
+                    f"{len(catalogue.user_ids)} users. Give more interactions, or another split."
+                )
+        self.train_sequences = self._sequences(self.split.role == TRAIN)
+        self.trained_N = ~self.tasks["val"].cold_N
+        self.parts: dict[str, tuple[Preprocess | None, FrozenLayers | None]] = {}
+        self.items: ItemBatches | None = None
+        self.users = UserBatches(catalogue, self.train_sequences.lengths() > 0, history_length)
+
+    def connect(self, parts: Mapping[str, tuple[Preprocess | None, FrozenLayers | None]]) -> None:
+        """Say which content is wanted: by modality, an encoder's preprocess and frozen layers."""
+        self.parts = dict(parts)
+        self.items = None
+
+    def prepare_data(self) -> None:
+        """Decode and preprocess what the cache lacks."""
+        if self.items is None:
+            content: dict[str, PreparedContent] = {}
+            for modality, (preprocess, frozen) in self.parts.items():
+                if preprocess is None:
+                    content[modality] = Identity(self.trained_N)
+                    continue
+                preprocess.fit(self.catalogue.items)
+                content[modality] = self.prepare(self.catalogue.items, preprocess, frozen=frozen)
+            self.items = ItemBatches(content)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open what is prepared, in every process."""
+        self.prepare_data()
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Windows of the training sequences."""
+        assert self.items is not None
+        sampler = WindowSampler(
+            self.train_sequences,
+            self.history_length,
+            self.users_per_batch,
+            self.seed,
+            self.trainer.global_rank if self.trainer else 0,
+            self.trainer.world_size if self.trainer else 1,
+        )
+        batches = TrainBatches(self.train_sequences, self.items, self.users, self.catalogue.user_ids)
+        return ResumableLoader(batches, sampler, self.loader_workers)
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """The catalogue, then the validation users."""
+        return self._ranking_loaders("val")
+
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """The catalogue, then the test users."""
+        return self._ranking_loaders("test")
+
+    def _ranking_loaders(self, which: str) -> list[DataLoader[Any]]:
+        return [_loader(batches) for batches in (self.item_batches(), self.user_batches(which))]
+
+    def item_batches(self) -> "Chunks":
+        """The whole catalogue in order."""
+        assert self.items is not None
+        items = self.items
+        index_N = np.arange(len(self.catalogue.items))
+        return Chunks(len(index_N), self.ITEMS_PER_BATCH, lambda part: items(index_N[part]))
+
+    def user_batches(self, which: str) -> "Chunks":
+        """The users of a task, with the histories that the task allows."""
+        task = self.tasks[which]
+        history = self._sequences(self.split.role < {"val": 1, "test": 2}[which])
+        return Chunks(len(task), self.USERS_PER_BATCH, lambda part: self.users.latest(task.user_index_E[part], history))
+
+    def _sequences(self, keep: Any) -> Sequences:
+        return Sequences.of(self.catalogue.log, keep, len(self.catalogue.user_ids))
+
+
+class Chunks(torch.utils.data.Dataset[ItemBatch | UserBatch]):
+    """A sequence of batches made on demand."""
+
+    def __init__(self, total: int, size: int, make: Callable[[slice], ItemBatch | UserBatch]) -> None:
+        self.total = total
+        self.size = size
+        self.make = make
+
+    def __len__(self) -> int:
+        return -(-self.total // self.size)
+
+    def __getitem__(self, number: int) -> ItemBatch | UserBatch:
+        return self.make(slice(number * self.size, min(self.total, (number + 1) * self.size)))
+
+
+def _loader(batches: Chunks) -> DataLoader[Any]:
+    # A generator of its own: by default, each pass over a loader draws from the one that dropout uses.
+    return DataLoader(batches, batch_size=None, generator=torch.Generator())
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A data loader whose place in the order goes into the checkpoint.
+
+    Args:
+        batches: indexed by what the sampler yields.
+        sampler: makes each epoch's order.
+        workers: processes.
+    """
+
+    def __init__(self, batches: TrainBatches, sampler: WindowSampler, workers: int) -> None:
+        super().__init__(
+            batches,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=workers,
+            persistent_workers=False,
+            generator=torch.Generator(),
+        )
+        self.windows = sampler
+        self.used = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self.used = self.windows.first_batch
+        for batch in super().__iter__():
+            self.used += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, and how many of its batches have been used."""
+        return {**self.windows.state_dict(), "first_batch": self.used}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on there."""
+        self.windows.load_state_dict(state)

@@ -1,0 +1,142 @@
+"""Callbacks: throughput, a line per epoch, and a clean stop."""
+
+import logging
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+
+log = logging.getLogger(__name__)
+
+
+class Throughput(pl.Callback):
+    """Items per second and the share of time spent waiting for data, in the log and on the progress bar.
+
+    An item is a distinct item of a batch: the unit that is decoded, moved and encoded.
+    """
+
+    def __init__(self) -> None:
+        self.waiting = self.working = 0.0
+        self.items = 0
+        self.mark = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start over."""
+        self.waiting = self.working = 0.0
+        self.items = 0
+        self.mark = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, idx: int) -> None:
+        """What went by since the last batch was waiting."""
+        now = time.perf_counter()
+        self.waiting += now - self.mark
+        self.mark = now
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """What went by since the batch came was work."""
+        now = time.perf_counter()
+        self.working += now - self.mark
+        self.mark = now
+        self.items += len(batch.items)
+        total = max(self.waiting + self.working, 1e-9)
+        values = {"train/items_per_s": self.items / total, "train/data_wait": self.waiting / total}
+        pl_module.log_dict(values, prog_bar=True, batch_size=1)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validation is neither waiting nor training."""
+        self.mark = time.perf_counter()
+
+
+class EpochLine(pl.Callback):
+    """One line per epoch in the log, for terminals that show no progress bar and for log.txt."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write it after the epoch's validation."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", f"step {trainer.global_step}"]
+        for name, style in (("train/loss", ".4f"), ("train/items_per_s", ".0f"), ("train/data_wait", ".1%")):
+            if name in metrics:
+                parts.append(f"{name} {metrics[name]:{style}}")
+        parts += [f"{name} {value:.4f}" for name, value in sorted(metrics.items()) if name.startswith("val/")]
+        log.info(" · ".join(parts))
+
+
+class TrainingStoppedError(Exception):
+    """Training was stopped by a signal, after last.ckpt was written.
+
+    Args:
+        signum: the signal.
+        checkpoint: where to go on from.
+    """
+
+    def __init__(self, signum: int, checkpoint: Path) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}; go on with ckpt={checkpoint}")
+        self.signum = signum
+        self.checkpoint = checkpoint
+
+
+class GracefulStop(pl.Callback):
+    """Ctrl-C and SIGTERM write last.ckpt after the step in progress and end the run.
+
+    A second signal ends it at once.
+
+    Args:
+        folder: where last.ckpt goes.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.signum: int | None = None
+        self.before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over the signals."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self.before[signum] = signal.signal(signum, self._received)
+
+    def _received(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is not None:
+            self._restore()
+            raise KeyboardInterrupt
+        self.signum = signum
+        log.warning("%s: writing last.ckpt after this step; once more to stop at once", signal.Signals(signum).name)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop between two steps."""
+        self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop after validation."""
+        if not trainer.sanity_checking:
+            self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
+        if self.signum is None:
+            return
+        checkpoint = self.folder / "last.ckpt"
+        trainer.save_checkpoint(checkpoint)
+        raise TrainingStoppedError(self.signum, checkpoint)
+
+    def _restore(self) -> None:
+        for signum, handler in self.before.items():
+            signal.signal(signum, handler)
+        self.before = {}
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self._restore()
