@@ -316,7 +316,7 @@ def _slice_table(part: Sequence[Result], names: Sequence[str]) -> Table:
     if ORACLE in models:
         table.add_section()
         shares = [_share(best[name], found.get((ORACLE, name))) for name in names]
-        table.add_row("best, share of the oracle", *shares)
+        table.add_row("best / oracle", *shares)
     return table
 
 
@@ -330,7 +330,7 @@ def _cell(result: Result | None, best: float | None) -> Text:
 
 
 def _share(best: float | None, oracle: Result | None) -> str:
-    return f"{best / oracle.value:.0%}" if best is not None and oracle and oracle.value > 0 else "-"
+    return f"{best / oracle.value:.1%}" if best is not None and oracle and oracle.value > 0 else "-"
 
 
 def _caption(result: Result) -> str:

@@ -7,7 +7,7 @@ import torch
 
 from avrec.batch import Array, Ragged, RankingTask, UserError
 
-_BLOCK = 128
+_BLOCK = 256
 
 
 class Scorer(Protocol):
@@ -71,7 +71,7 @@ def top_k(scorer: Scorer, task: RankingTask, k: int, chunk: int = 512, candidate
         scorer: gives the scores of the users asked for.
         task: whom to rank for; its seen items are left out where it has the seen filter.
         k: places, at least 1.
-        chunk: users scored at a time (a multiple of 128 suits ``EmbeddingScorer``).
+        chunk: users scored at a time (a multiple of 256 suits ``EmbeddingScorer``).
         candidates_N: True where the item may be ranked; by default ``task.candidates_N``.
 
     Returns:
@@ -92,7 +92,7 @@ def top_k(scorer: Scorer, task: RankingTask, k: int, chunk: int = 512, candidate
             rows = np.arange(start, min(start + chunk, len(task)))
             scores_BN = _scores(scorer, rows, len(candidates_N))
             masked = columns.seen(task.seen, rows) if task.seen_filter else np.zeros(0, np.int64)
-            places_BK = _best(columns.of(scores_BN), torch.from_numpy(masked), k, rows, columns).cpu().numpy()
+            places_BK = _best(columns.of(scores_BN), masked, k, rows, columns).cpu().numpy()
             top_EK[rows, : places_BK.shape[1]] = columns.items(places_BK)
     return top_EK
 
@@ -152,13 +152,12 @@ def _scores(scorer: Scorer, rows: Array, num_items: int) -> torch.Tensor:
     return scores_BN if scores_BN.is_floating_point() else scores_BN.double()
 
 
-def _best(scores_BN: torch.Tensor, masked: torch.Tensor, k: int, rows: Array, columns: _Columns) -> torch.Tensor:
+def _best(scores_BN: torch.Tensor, masked: Array, k: int, rows: Array, columns: _Columns) -> torch.Tensor:
     """The best k columns of each row, -1 where there are fewer; overwrites the scores of masked places."""
     places = min(k, scores_BN.shape[1])
     if places == 0:
         return torch.zeros(len(scores_BN), 0, dtype=torch.int64)
-    masked = masked.to(scores_BN.device)
-    scores_BN.view(-1).index_fill_(0, masked, -torch.inf)
+    _fill(scores_BN, masked, -torch.inf)
     # One place more than wanted shows whether the k-th place is tied with one that was left out.
     values_BK, best_BK = scores_BN.topk(min(k + 1, scores_BN.shape[1]), dim=1)
     # topk puts NaN first, so that the first place tells of any in the row.
@@ -177,10 +176,19 @@ def _best(scores_BN: torch.Tensor, masked: torch.Tensor, k: int, rows: Array, co
     best_BK[tied_B] = best_BK[tied_B].sort(dim=1).values
     if open_B.any():
         blocked_BN = torch.zeros_like(scores_BN, dtype=torch.bool)
-        blocked_BN.view(-1).index_fill_(0, masked, True)
+        _fill(blocked_BN, masked, True)
         best_BK[open_B] = _settle(scores_BN[open_B], blocked_BN[open_B], last_B[open_B], places)
     best_BK[tied_B] = _by_score(scores_BN[tied_B], best_BK[tied_B])
     return best_BK
+
+
+def _fill(values_BN: torch.Tensor, flat: Array, value: float) -> None:
+    """Overwrite these positions of the flattened, contiguous values."""
+    if values_BN.device.type == "cpu" and values_BN.dtype in (torch.float32, torch.float64, torch.bool):
+        # numpy writes scattered values several times faster than torch, which starts its threads for them.
+        values_BN.numpy().reshape(-1)[flat] = value
+    else:
+        values_BN.view(-1).index_fill_(0, torch.from_numpy(flat).to(values_BN.device), value)
 
 
 def _settle(scores_RN: torch.Tensor, blocked_RN: torch.Tensor, last_R: torch.Tensor, places: int) -> torch.Tensor:

@@ -55,7 +55,7 @@ def test_agrees_with_torchmetrics(name, theirs):
     for _ in range(40):
         target = torch.from_numpy(rng.random(15) < 0.3)
         target[rng.integers(15)] = True
-        scores = torch.from_numpy(rng.permutation(15).astype(np.float32))
+        scores = torch.from_numpy(1 + rng.permutation(15).astype(np.float32))  # theirs drops scores <= 0
         k = int(rng.integers(1, 16))
         hits = target[scores.argsort(descending=True)][None, :k]
         expected = float(theirs(scores, target, top_k=k))

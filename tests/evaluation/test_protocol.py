@@ -157,7 +157,7 @@ def test_table_fits_and_says_its_protocol(task):
         assert expected in text
     best = max(r.value for r in results if r.model != "oracle" and (r.slice, r.metric) == ("all", "ndcg@10"))
     assert f"{best:.4f}" in text
-    assert f"{best:.0%}" in text
+    assert f"{best:.1%}" in text
 
 
 def test_table_without_oracle_or_with_gaps(task):
