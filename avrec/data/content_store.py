@@ -1,7 +1,9 @@
 """The content store: rows of arrays under string keys, appended in shards, read through memory maps."""
 
+import hashlib
 import json
 import logging
+import math
 import os
 import time
 import uuid
@@ -13,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from avrec.batch import Array, ArraySpec, DecodeFailure, UserError
+from avrec.batch import Array, ArraySpec, DecodeFailure, DecodeRequest, RawItem, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +24,9 @@ STORE_VERSION = 1
 
 MAX_OPEN_MAPS = 256
 """Memory maps kept open at once: each holds a file descriptor, and the usual limit is 1024."""
+
+SHARD_BYTES = 64 << 20
+"""About the most that is gathered in memory for one shard."""
 
 LEFTOVER_SECONDS = 3600.0
 """Files of a shard that never became visible are removed at this age; younger ones may be in the making."""
@@ -98,6 +103,34 @@ def _copy_rows(source: Array, rows: Array, out: Array, positions: Array) -> None
         out[position] = source[row]
 
 
+class PreparedModality:
+    """One modality of the whole catalogue, ready to be read. Small to pickle: rows stay on disk.
+
+    Args:
+        modality: its name.
+        reader: of the store that has it.
+        locations: of each catalogue item's row.
+    """
+
+    def __init__(self, modality: str, reader: ShardReader, locations: Locations) -> None:
+        self.modality = modality
+        self.reader = reader
+        self.locations = locations
+        self.present_N: Array = locations.shard_N >= 0
+
+    def read(self, indices: Array) -> dict[str, Array]:
+        """The rows of these catalogue indices, in that order, by array.
+
+        Raises:
+            IndexError: an item lacks this modality.
+        """
+        wanted = self.locations[np.asarray(indices, np.int64)]
+        if len(wanted) and wanted.shard_N.min() < 0:
+            lacking = np.asarray(indices)[wanted.shard_N < 0]
+            raise IndexError(f"{len(lacking)} items have no {self.modality} ({lacking[:3]} ...); see present_N.")
+        return self.reader.gather(wanted)
+
+
 class ContentStore:
     """Rows of named arrays, addressed by string keys; append-only, safe with several writing processes.
 
@@ -169,43 +202,8 @@ class ContentStore:
     def write_shard(
         self, rows: Sequence[tuple[str, Row]], failures: Mapping[str, list[DecodeFailure]] | None = None
     ) -> None:
-        """Append rows as one shard.
-
-        Args:
-            rows: keys with their arrays, or with None where the item lacks the modality.
-            failures: by key, what could not be used of its source.
-
-        Raises:
-            ValueError: a row's arrays are not those of the store.
-        """
-        shard = f"shard-{uuid.uuid4().hex}"
-        full = [(key, row) for key, row in rows if row is not None]
-        for name in self.reader.arrays if full else ():
-            values = np.stack([self._checked(key, row, name) for key, row in full])
-            with self.reader.path(shard, name).open("wb") as file:
-                np.save(file, values)
-                _to_disk(file)
-        described = {
-            "keys": [key for key, _ in full],
-            "absent": [key for key, row in rows if row is None],
-            "failures": {key: [astuple(f) for f in found] for key, found in (failures or {}).items()},
-        }
-        _write_json(self.folder / f"{shard}.json", described)
-        self._take_up(shard)
-
-    def _checked(self, key: str, row: Mapping[str, Array], name: str) -> Array:
-        spec = self.reader.arrays[name]
-        if row.keys() != self.reader.arrays.keys():
-            raise ValueError(
-                f"The row of {key!r} has the arrays {sorted(row)}; declared are {list(self.reader.arrays)}."
-            )
-        value = np.asarray(row[name])
-        if value.shape != tuple(spec.shape) or value.dtype != np.dtype(spec.dtype):
-            raise ValueError(
-                f"{name!r} of {key!r} is {value.dtype} {value.shape}; declared is {spec.dtype} {spec.shape}. "
-                "Let arrays() of the encoder's preprocess state what its call returns."
-            )
-        return value
+        """Append rows as one shard; see ``write_shard``, which does it without opening the store."""
+        self._take_up(write_shard(self.folder, self.reader.arrays, rows, failures or {}))
 
     def _take_up(self, shard: str) -> None:
         try:
@@ -235,7 +233,7 @@ class ContentStore:
             for name, spec in self.reader.arrays.items()
         }
         if not path.exists():
-            _write_json(path, asked)
+            write_json(path, asked)
             return
         stored = json.loads(path.read_text())
         if stored != asked:
@@ -257,11 +255,95 @@ class ContentStore:
                 continue
 
 
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON of ``value``."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def source_key(item: RawItem, request: DecodeRequest) -> str:
+    """A hash of all of the source that determines the row; empty where the item names no such source."""
+    text = item.text if request.text else None
+    files = {kind: _file_state(path) for kind, path in sources_of(item, request).items()}
+    return digest([text, files])[:32] if text is not None or files else ""
+
+
+def sources_of(item: RawItem, request: DecodeRequest) -> dict[str, Path]:
+    """The item's files, by kind, that are opened for ``request``."""
+    kinds = {"image"} if request.image else set()
+    if request.video_frames > 0 or (request.sample_rate > 0 and item.audio is None):
+        kinds.add("video")
+    if request.sample_rate > 0:
+        kinds.add("audio")
+    return {kind: path for kind, path in item.files.items() if kind in kinds}
+
+
+def _file_state(path: Path) -> list[Any]:
+    try:
+        state = path.stat()
+    except OSError:
+        return [str(path), "missing"]
+    return [str(path), state.st_size, state.st_mtime_ns]
+
+
+def write_shard(
+    folder: Path,
+    arrays: Mapping[str, ArraySpec],
+    rows: Sequence[tuple[str, Row]],
+    failures: Mapping[str, list[DecodeFailure]],
+) -> str:
+    """Append rows to the store in ``folder`` as one shard, and give the shard's name.
+
+    Args:
+        folder: of a store that has been opened before.
+        arrays: names, shapes (of one row) and dtypes of what a row holds.
+        rows: keys with their arrays, or with None where the item lacks the modality.
+        failures: by key, what could not be used of its source.
+
+    Raises:
+        ValueError: a row's arrays are not as declared.
+    """
+    shard = f"shard-{uuid.uuid4().hex}"
+    full = [(key, _checked(key, row, arrays)) for key, row in rows if row is not None]
+    for name in arrays if full else ():
+        with (folder / f"{shard}.{name}.npy").open("wb") as file:
+            np.save(file, np.stack([row[name] for _, row in full]))
+            _to_disk(file)
+    described = {
+        "keys": [key for key, _ in full],
+        "absent": [key for key, row in rows if row is None],
+        "failures": {key: [astuple(failure) for failure in found] for key, found in failures.items()},
+    }
+    write_json(folder / f"{shard}.json", described)
+    return shard
+
+
+def shard_size(count: int, arrays: Mapping[str, ArraySpec], smallest: int) -> int:
+    """How many of ``count`` rows to write as one shard: a large catalogue should have a few hundred shards."""
+    row_bytes = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in arrays.values())
+    return max(smallest, min(SHARD_BYTES // max(1, row_bytes), math.ceil(count / 256)))
+
+
+def _checked(key: str, row: Mapping[str, Array], arrays: Mapping[str, ArraySpec]) -> dict[str, Array]:
+    if row.keys() != arrays.keys():
+        raise ValueError(f"The row of {key!r} has the arrays {sorted(row)}; declared are {sorted(arrays)}.")
+    values = {name: np.asarray(value) for name, value in row.items()}
+    for name, value in values.items():
+        spec = arrays[name]
+        if value.shape != tuple(spec.shape) or value.dtype != np.dtype(spec.dtype):
+            raise ValueError(
+                f"{name!r} of {key!r} is {value.dtype} {value.shape}; declared is {spec.dtype} {spec.shape}. "
+                "arrays() has to state what the call returns."
+            )
+    return values
+
+
 def _listed(arrays: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {spec['dtype']} {tuple(spec['shape'])}" for name, spec in arrays.items())
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file so that it is there whole or not at all."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     with temporary.open("w") as file:
         json.dump(value, file)

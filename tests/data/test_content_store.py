@@ -37,7 +37,7 @@ def assert_reads(store: ContentStore, expected: dict[str, dict[str, Array]], key
             np.testing.assert_array_equal(value, expected[key][name])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_it_is_a_dictionary_on_disk(data: st.DataObject) -> None:
     keys = st.text("abcé/. ", max_size=3)
