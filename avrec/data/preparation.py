@@ -267,12 +267,17 @@ def _start_worker(pickled: bytes, folder: Path, arrays: dict[str, ArraySpec], st
     signal(SIGINT, SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # Before unpickling imports what reads it: the workers are the parallelism.
     os.environ["OMP_NUM_THREADS"] = "1"
     preprocess = pickle.loads(pickled)
     with _one_torch_thread():
         _worker = _Worker(preprocess, folder, arrays, stop.is_set)
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 @contextmanager

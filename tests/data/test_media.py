@@ -397,4 +397,3 @@ def test_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_what_is_not_requested_is_not_opened(tmp_path: Path) -> None:
     item = RawItem("a", "words", *[tmp_path / "gone"] * 3)
     assert decode(item, DecodeRequest(text=True)) == Decoded(text="words")
-    assert decode(item, DecodeRequest()) == Decoded()

@@ -88,7 +88,7 @@ class Halved:
 def make_items(folder: Path, count: int, colours: dict[int, tuple[int, int, int]] | None = None) -> list[RawItem]:
     folder.mkdir(exist_ok=True)
     for index in range(count):
-        colour = (colours or {}).get(index, (index, 100, 255 - index))
+        colour = (colours or {}).get(index, (index % 256, 100, 255 - index % 256))
         Image.new("RGB", (4, 4), colour).save(folder / f"{index}.png")
     return [RawItem(f"i{index}", image=folder / f"{index}.png") for index in range(count)]
 
