@@ -83,7 +83,9 @@ def _note(timbre: int, pitch: float, count: int, attack: float, rng: np.random.G
         if pitch * ratio < 7500:
             # High partials of a bell die first, as they do in bronze.
             fading = np.exp(-time * 2.5 * ratio**0.5) if timbre == 2 else 1.0
-            note += strength * fading * np.sin(2 * np.pi * (ratio * cycles + rng.uniform()))
+            turns = ratio * cycles + rng.uniform()
+            # Within one turn single precision is enough, and several times as fast.
+            note += strength * fading * np.sin((2 * np.pi * (turns - np.floor(turns))).astype(np.float32))
     if timbre == 4:
         note = _breath(pitch, count, rng)
     if timbre == 5:

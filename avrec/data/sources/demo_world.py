@@ -71,18 +71,18 @@ class WorldSize:
             raise UserError(f"num_items={self.num_items} is too small: give at least 20, so that some are cold.")
         if self.num_users < 10:
             raise UserError(f"num_users={self.num_users} is too small: give at least 10.")
-        low, high = FEWEST * self.num_users, self.most * self.num_users
-        if not low <= self.num_interactions <= high // 2:
+        low, high = FEWEST * self.num_users, self.most * self.num_users * 3 // 4
+        if not low <= self.num_interactions <= high:
             raise UserError(
                 f"num_interactions={self.num_interactions} does not fit {self.num_users} users and "
                 f"{self.num_items} items: nobody sees an item twice and everyone sees at least {FEWEST}. "
-                f"Give {low} to {high // 2}, or change num_users or num_items."
+                f"Give {low} to {high}, or change num_users or num_items."
             )
 
     @property
     def most(self) -> int:
-        """The largest number of items that one user sees."""
-        return self.num_items // 3
+        """The largest number of items that one user sees: fewer than there are at the start."""
+        return self.num_items // 2
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,8 @@ def _some(share: float, count: int, rng: np.random.Generator) -> Array:
 
 def _published(cold_N: Array, rng: np.random.Generator) -> Array:
     """Two thirds were there at the start; the others come evenly; cold items only in the last stretch."""
-    draw_N = rng.uniform(size=len(cold_N))
+    # Evenly spread, not independent: the start then has more items than anybody will ever see.
+    draw_N = (rng.permutation(len(cold_N)) + 0.5) / len(cold_N)
     launch_N = rng.uniform(-1.2, -0.01, size=len(cold_N))
     share_N = np.where(draw_N < 2 / 3, launch_N, (draw_N * 3 - 2) * COLD_FROM)
     share_N = np.where(cold_N, COLD_FROM + draw_N * 0.05, share_N)
