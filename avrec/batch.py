@@ -26,7 +26,7 @@ letter  meaning
 Every mask is named by what True means: ``present`` = exists.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -64,6 +64,12 @@ class RawItem:
         """The files that this item names, by kind (image, video, audio)."""
         kinds = {"image": self.image, "video": self.video, "audio": self.audio}
         return {kind: path for kind, path in kinds.items() if path is not None}
+
+
+def join_text(parts: Sequence[object]) -> str | None:
+    """The text columns of an item as one text, in order; None where all are empty."""
+    texts = [str(part).strip() for part in parts if part is not None]
+    return ". ".join(text for text in texts if text) or None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from avrec.batch import Array, RawItem, UserError
+from avrec.batch import Array, RawItem, UserError, join_text
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 FILE_COLUMNS = ("image", "video", "audio")
@@ -49,6 +49,7 @@ class Catalogue:
         user_categories: codes of the categorical user columns, (users, C) int64; 0 is missing.
         category_sizes: codes per categorical column, code 0 included.
         user_numbers: standardised numeric user columns, (users, R) float32; 0 is missing.
+        text_columns: the item columns that the items' text was joined from.
     """
 
     root: Path
@@ -59,6 +60,7 @@ class Catalogue:
     user_categories: Array
     category_sizes: list[int] = field(default_factory=list)
     user_numbers: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    text_columns: list[str] = field(default_factory=list)
 
     def has(self, modality: str) -> bool:
         """True where some item names content of this modality."""
@@ -138,9 +140,7 @@ def text_of(table: pl.DataFrame, columns: Sequence[str]) -> list[str | None]:
     """The text columns of each row, joined in order; None where all are empty."""
     if not columns:
         return [None] * len(table)
-    parts = [pl.col(c).cast(pl.String).str.strip_chars().replace("", None) for c in columns]
-    joined = pl.concat_str(parts, separator=". ", ignore_nulls=True).replace("", None)
-    return table.select(joined.alias("text"))["text"].to_list()
+    return [join_text(row) for row in table.select(columns).iter_rows()]
 
 
 def encode_user_columns(users: pl.DataFrame | None, user_ids: list[str]) -> tuple[Array, list[int], Array]:

@@ -1,4 +1,7 @@
-"""Four ways to make one vector of the modalities that an item has."""
+"""Four ways to make one vector of the modalities that an item has.
+
+Each keeps its own arguments in ``options``: an exported tower is rebuilt from them.
+"""
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,6 +22,7 @@ class ConcatFusion(nn.Module):
 
     def __init__(self, modalities: int, dim: int, hidden: int = 256, dropout: float = 0.1) -> None:
         super().__init__()
+        self.options = {"hidden": hidden, "dropout": dropout}
         self.mlp = nn.Sequential(
             nn.Linear(modalities * (dim + 1), hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim)
         )
@@ -41,6 +45,7 @@ class MeanFusion(nn.Module):
 
     def __init__(self, modalities: int, dim: int) -> None:
         super().__init__()
+        self.options: dict[str, float] = {}
         self.logit_M = nn.Parameter(torch.zeros(modalities))
 
     def forward(self, values_UMD: Float[Tensor, "U M D"], present_UM: Bool[Tensor, "U M"]) -> Float[Tensor, "U D"]:
@@ -58,6 +63,7 @@ class GatedFusion(nn.Module):
 
     def __init__(self, modalities: int, dim: int) -> None:
         super().__init__()
+        self.options: dict[str, float] = {}
         self.gate = nn.Linear(modalities * (dim + 1), modalities)
         self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(modalities))
 
@@ -80,6 +86,7 @@ class AttentionFusion(nn.Module):
 
     def __init__(self, modalities: int, dim: int, heads: int = 4) -> None:
         super().__init__()
+        self.options = {"heads": heads}
         self.kind_MD = nn.Parameter(torch.randn(modalities, dim) * 0.02)
         self.query_D = nn.Parameter(torch.randn(dim) * 0.02)
         self.layer = nn.TransformerEncoderLayer(

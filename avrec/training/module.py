@@ -96,7 +96,8 @@ class TwoTowerModule(pl.LightningModule):
         users = ", ".join(batch.users_named[:8]) + (", …" if len(batch.users_named) > 8 else "")
         return (
             f"The loss is {loss.item()} at step {self.global_step}. "
-            f"{broken} of {score_PU.numel()} scores are not finite; largest finite |score|: {[round(value, 2) for value in largest]}. Users of the batch: {users}. "
+            f"{broken} of {score_PU.numel()} scores are not finite; largest finite |score|: "
+            f"{', '.join(f'{value:.4g}' for value in largest) or 'none'}. Users of the batch: {users}. "
             "Lower optimizer.lr, give trainer.gradient_clip_val=1, or look at these users' R_ui."
         )
 

@@ -72,7 +72,8 @@ class FolderSource:
         assert interactions is not None
         item_ids = ids_of(items, "item_id", f"{self.root}/items")
         check_unique(item_ids, "item_id", f"{self.root}/items")
-        raw_items = self._raw_items(items, item_ids.to_list())
+        text_columns = self._text_columns(items)
+        raw_items = self._raw_items(items, item_ids.to_list(), text_columns)
         user_ids, log_ = self._interactions(interactions, item_ids)
         if users is not None:
             ids = ids_of(users, "user_id", f"{self.root}/users")
@@ -81,11 +82,13 @@ class FolderSource:
         categories, sizes, numbers = encode_user_columns(users, user_ids)
         titles = items["title"].cast(pl.String).fill_null("") if "title" in items.columns else item_ids
         log.info("%s: %d items, %d users, %d interactions", self.root, len(raw_items), len(user_ids), len(log_))
-        return Catalogue(self.root, raw_items, titles.to_list(), user_ids, log_, categories, sizes, numbers)
+        return Catalogue(
+            self.root, raw_items, titles.to_list(), user_ids, log_, categories, sizes, numbers, list(text_columns)
+        )
 
-    def _raw_items(self, items: pl.DataFrame, item_ids: list[str]) -> list[RawItem]:
+    def _raw_items(self, items: pl.DataFrame, item_ids: list[str], text_columns: Sequence[str]) -> list[RawItem]:
         root = self.root.resolve()
-        texts = text_of(items, self._text_columns(items))
+        texts = text_of(items, text_columns)
         paths = {
             column: [inside(root, value, column) for value in items[column].cast(pl.String).to_list()]
             if column in items.columns

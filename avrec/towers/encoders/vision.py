@@ -65,8 +65,8 @@ class VisionEncoder(Encoder):
         self.trainable_layers = trainable_layers
         self.attend = nn.Linear(self.out_dim, 1) if pooling == "attention" else None
         settings = resolve_model_data_config(self.network)
-        self.register_buffer("mean", torch.tensor(settings["mean"]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(settings["std"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(settings["mean"]).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(settings["std"]).view(3, 1, 1))
         partial = trainable_layers not in ("all", "none")
         self.stages = stages_of(self.network) if partial else []
         self.depth = len(self.stages) - 1 if partial else 1
@@ -151,7 +151,7 @@ class VisionEncoder(Encoder):
     def export_config(self) -> dict[str, Any]:
         """Constructor arguments that build the same network with random weights."""
         return {
-            "name": self.name,
+            "name": self.name and self.network.pretrained_cfg["architecture"],
             "weights": "random",
             "size": self.preprocess.size,
             "video_frames": self.preprocess.video_frames,

@@ -1,0 +1,277 @@
+"""The only file that knows Hydra and OmegaConf: from a config to the pieces, and from a user's slip to its cure."""
+
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf, errors
+
+from avrec.batch import MODALITIES, UserError
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from avrec.data.datamodule import TwoTowerData
+    from avrec.training.module import TwoTowerModule
+
+log = logging.getLogger(__name__)
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+# ---------------------------------------------------------------------------------------------------------
+# From a config to the pieces
+
+
+def instantiate(node: Any, where: str, **more: Any) -> Any:
+    """Build what a config node names.
+
+    Args:
+        node: a node with ``_target_``.
+        where: its key, for the message.
+        more: arguments that the config cannot hold.
+
+    Raises:
+        UserError: whatever the constructor refuses, a missing package, a value that must be given.
+    """
+    import hydra
+    from hydra.errors import InstantiationException
+
+    try:
+        return hydra.utils.instantiate(node, **more)
+    except errors.MissingMandatoryValue as error:
+        key = getattr(error, "full_key", None) or where
+        raise UserError(f"{key} must be given and is not. Add {key}=VALUE to the command.") from error
+    except InstantiationException as error:
+        cause = error.__cause__
+        while isinstance(cause, InstantiationException):
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        if isinstance(cause, errors.MissingMandatoryValue):
+            key = cause.full_key or where
+            raise UserError(f"{key} must be given and is not. Add {key}=VALUE to the command.") from error
+        if isinstance(cause, ImportError) or "Error locating target" in str(error):
+            raise UserError(f"{where}: {_target_of(error)} Install its package: make pretrained.") from error
+        if isinstance(cause, TypeError):
+            raise UserError(f"{where}: {cause}. Look at conf/ for what it takes.") from error
+        raise (cause or error) from None
+
+
+def _target_of(error: Exception) -> str:
+    found = re.search(r"'([\w.]+)'", str(error))
+    return f"{found.group(1)} cannot be imported." if found else str(error).splitlines()[0]
+
+
+def build_source(cfg: DictConfig) -> Any:
+    """The catalogue's source."""
+    return instantiate(cfg.data, "data")
+
+
+def build_data(cfg: DictConfig, source: Any) -> "TwoTowerData":
+    """Load the catalogue and split it."""
+    splitter = instantiate(cfg.split, "split")
+    return instantiate(cfg.datamodule, "datamodule", catalogue=source.load(), splitter=splitter)
+
+
+def build_module(cfg: DictConfig, data: "TwoTowerData", validate: Callable[..., Any]) -> "TwoTowerModule":
+    """Both towers for a catalogue, the objective and the optimizer; connects the data to the encoders."""
+    import math
+
+    from avrec.towers.user_tower import UserColumns
+    from avrec.training.module import TwoTowerModule
+
+    catalogue = data.catalogue
+    encoders: dict[str, Any] = {}
+    for modality in MODALITIES:
+        node = cfg.get(modality)
+        if node is None:
+            continue
+        if not catalogue.has(modality):
+            log.info("no item has %s: its encoder is left out", modality)
+            continue
+        encoders[modality] = instantiate(node, modality)
+        if modality == "identity":
+            encoders[modality] = encoders[modality](num_items=len(catalogue.items))
+    item_tower = instantiate(cfg.item_tower, "item_tower")(encoders=encoders, fusion=instantiate(cfg.fusion, "fusion"))
+    columns = UserColumns(catalogue.category_sizes, catalogue.user_numbers.shape[1])
+    user_tower = instantiate(cfg.user_tower, "user_tower")(columns=columns, num_users=len(catalogue.user_ids))
+    bias = -math.log(len(catalogue.items)) if cfg.score.bias is None else cfg.score.bias
+    module = TwoTowerModule(
+        item_tower,
+        user_tower,
+        instantiate(cfg.score, "score", bias=bias),
+        instantiate(cfg.objective, "objective"),
+        instantiate(cfg.optimizer, "optimizer"),
+        instantiate(cfg.scheduler, "scheduler"),
+        validate,
+    )
+    data.connect({name: (encoders[name].preprocess, encoders[name].frozen_layers()) for name in item_tower.modalities})
+    return module
+
+
+def build_trainer(cfg: DictConfig) -> "pl.Trainer":
+    """The Trainer with its callbacks and logger."""
+    from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
+
+    logger = instantiate(cfg.logger, "logger") if cfg.logger is not None else False
+    callbacks = [instantiate(node, f"callbacks.{name}") for name, node in (cfg.callbacks or {}).items() if node]
+    if logger:
+        callbacks.append(LearningRateMonitor("step"))
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+    if sys.stderr.isatty():
+        callbacks.append(RichProgressBar())
+    return instantiate(
+        cfg.trainer,
+        "trainer",
+        callbacks=callbacks,
+        logger=logger,
+        default_root_dir=str(cfg.run_dir),
+        enable_progress_bar=sys.stderr.isatty(),
+    )
+
+
+def build_ranking_trainer(cfg: DictConfig) -> "pl.Trainer":
+    """A Trainer that only ranks: the run's device and precision, no logger, no callbacks, nothing written."""
+    keep = {key: cfg.trainer[key] for key in ("_target_", "accelerator", "devices", "precision")}
+    return instantiate(
+        keep,
+        "trainer",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def save(cfg: DictConfig, path: Path) -> None:
+    """Write the resolved config."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(OmegaConf.to_yaml(cfg, resolve=True))
+
+
+def of_run(ckpt: str | Path) -> DictConfig:
+    """The config of the run that a checkpoint belongs to.
+
+    Raises:
+        UserError: there is no such checkpoint, or no config.yaml beside its folder.
+    """
+    ckpt = Path(ckpt)
+    if not ckpt.is_file():
+        raise UserError(f"ckpt={ckpt} is not a file. Give a run's checkpoint: ckpt=RUN/checkpoints/best.ckpt.")
+    path = ckpt.resolve().parent.parent / "config.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"ckpt={ckpt} has no {path}. A checkpoint must lie in its run folder: RUN/checkpoints/best.ckpt."
+        )
+    cfg = OmegaConf.load(path)
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+def from_command_line(arguments: list[str], defaults: dict[str, Any], command: str) -> dict[str, Any]:
+    """``key=value`` arguments of a command without a config of its own; the first key is required.
+
+    Raises:
+        UserError: an unknown key, or the first one is missing.
+    """
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    unknown = [key for key in given if key not in defaults]
+    required = next(iter(defaults))
+    if unknown or not given.get(required):
+        wrong = f"There is no key {unknown[0]}." if unknown else f"{required} must be given and is not."
+        usage = " ".join(f"{key}=…" if key == required else f"[{key}=…]" for key in defaults)
+        raise UserError(f"{wrong} Usage: {command} {usage}")
+    return {**defaults, **given}
+
+
+# ---------------------------------------------------------------------------------------------------------
+# From a user's slip to its cure
+
+
+def entry(main: Callable[[], Any], config_name: str) -> int:
+    """Run a Hydra main so that a user's mistake ends in one message, and a stop in a clean one.
+
+    Args:
+        main: a function decorated with ``hydra.main``.
+        config_name: its primary config, where keys are looked up for "did you mean".
+
+    Returns:
+        Exit status: 0 fine, 2 the user's mistake, 128 + signal where it was stopped.
+    """
+    from hydra.errors import HydraException
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except HydraException as error:
+        print(f"error: {explain(error, config_name)}", file=sys.stderr)
+        return 2
+    except errors.OmegaConfBaseException as error:
+        print(f"error: {explain(error, config_name)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; what was prepared or saved is kept", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if type(error).__name__ != "TrainingStoppedError":
+            raise
+        print(error, file=sys.stderr)
+        return 128 + int(error.signum)  # type: ignore[attr-defined]
+    return 0
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """A config error in one sentence or two, with the nearest key or option."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        key = unknown.group(1).split("@")[0]
+        near = nearest(key, known_keys(config_name))
+        return f"There is no key {key}. {near} Every key: python {config_name}.py --cfg job"
+    option = re.search(r"Could not find '([^']+)'", text)
+    if option:
+        group, _, name = option.group(1).rpartition("/")
+        options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        return f"{group}={name} is not there. {nearest(name, options)} {group} can be {', '.join(options)}."
+    missing = re.search(r"Missing mandatory value: (\S+)", text)
+    if missing:
+        return f"{missing.group(1)} must be given and is not. Add {missing.group(1)}=VALUE to the command."
+    return " ".join(lines[:2])
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """ "Did you mean …?", or nothing where nothing is near."""
+    by_tail = {known.rsplit(".", 1)[-1]: known for known in names}
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if not found:
+        found = [by_tail[tail] for tail in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_tail, n=1, cutoff=0.7)]
+    return f"Did you mean {found[0]}?" if found else ""
+
+
+def known_keys(config_name: str) -> list[str]:
+    """Every key of a primary config with its defaults, and its groups."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(config_name)
+    groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"]
+    return sorted({*groups, *_keys(OmegaConf.to_container(cfg, resolve=False))})
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield f"{prefix}{name}"
+            yield from _keys(value, f"{prefix}{name}.")

@@ -1,0 +1,236 @@
+"""Item towers as files: what a stranger needs to embed an item that nobody has seen, and nothing else.
+
+A folder holds ``config.json`` (how the network is built), ``model.safetensors``, ``preprocessor_config.json``,
+``item_ids.json`` (whose identity vectors the table holds) and the tokenizer's own files. Loading reads JSON and
+safetensors only: nothing is unpickled.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from avrec.batch import Array, ItemBatch, RawItem, UserError, join_text
+from avrec.data.media import decode
+from avrec.towers.encoders.audio import AudioEncoder
+from avrec.towers.encoders.base import Encoder
+from avrec.towers.encoders.identity import IdentityEncoder
+from avrec.towers.encoders.text import TextEncoder
+from avrec.towers.encoders.vision import VisionEncoder
+from avrec.towers.fusion import AttentionFusion, ConcatFusion, GatedFusion, MeanFusion
+from avrec.towers.item_tower import ItemTower
+
+FORMAT = 1
+ENCODERS: dict[str, type[Encoder]] = {
+    "text": TextEncoder,
+    "vision": VisionEncoder,
+    "audio": AudioEncoder,
+    "identity": IdentityEncoder,
+}
+FUSIONS = {cls.__name__: cls for cls in (ConcatFusion, MeanFusion, GatedFusion, AttentionFusion)}
+
+
+def export_item_tower(
+    tower: ItemTower,
+    folder: str | Path,
+    item_ids: Sequence[str],
+    trained_N: Array,
+    text_columns: Sequence[str] = (),
+) -> Path:
+    """Write an item tower as files.
+
+    The folder appears complete or not at all; one that is there is replaced.
+
+    Args:
+        tower: the trained tower, its tokenizer learned.
+        folder: where to.
+        item_ids: the catalogue's item ids, in order.
+        trained_N: True where the item has an identity vector of its own.
+        text_columns: the columns that the items' text was joined from.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        os.chmod(beside, 0o755)
+        _fill(tower, beside, item_ids, trained_N, text_columns)
+        if folder.exists():
+            shutil.rmtree(folder)
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return folder
+
+
+def _fill(
+    tower: ItemTower, folder: Path, item_ids: Sequence[str], trained_N: Array, text_columns: Sequence[str]
+) -> None:
+    encoders: dict[str, Encoder] = dict(tower.encoders.items())  # type: ignore[arg-type]
+    config = {
+        "format": FORMAT,
+        "model_type": "avrec_item_tower",
+        "dim": tower.dim,
+        "normalize": tower.normalize,
+        "modality_dropout": tower.modality_dropout,
+        "fusion": {"name": type(tower.fusion).__name__, "options": tower.fusion.options},
+        "encoders": {name: encoder.export_config() for name, encoder in encoders.items()},
+        "text_columns": list(text_columns),
+    }
+    preprocess = {
+        name: vars(encoder.preprocess) for name, encoder in encoders.items() if encoder.preprocess and name != "text"
+    }
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "preprocessor_config.json", preprocess)
+    if "identity" in encoders:
+        rows = {item_ids[index]: int(index) + 1 for index in np.flatnonzero(trained_N)}
+        _write_json(folder / "item_ids.json", rows)
+    if "text" in encoders:
+        encoders["text"].preprocess.tokenizer.save_pretrained(folder)  # type: ignore[union-attr]
+    tensors = {n: t.detach().cpu().contiguous() for n, t in tower.state_dict().items() if isinstance(t, torch.Tensor)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+
+
+class ExportedItemTower:
+    """An item tower with all that it takes to embed an item from its raw text and files.
+
+    Attributes:
+        tower: the network, in evaluation mode.
+        rows: item id → row of the identity table; empty where the tower reads no identity.
+        text_columns: columns that a mapping's text is joined from, in this order.
+        dim: D.
+    """
+
+    def __init__(self, tower: ItemTower, rows: Mapping[str, int], text_columns: Sequence[str]) -> None:
+        self.tower = tower.eval()
+        self.rows = dict(rows)
+        self.text_columns = list(text_columns)
+        self.dim = tower.dim
+
+    def embed(
+        self, items: Sequence[Mapping[str, Any] | RawItem], batch_size: int = 64, skip_broken: bool = False
+    ) -> Array:
+        """Embed items from their raw text and files.
+
+        Args:
+            items: each a mapping with any of ``item_id``, the text columns (or ``text``), ``image``, ``video``,
+                ``audio`` (paths), or a ``RawItem``. An ``item_id`` of the catalogue brings the identity vector.
+            batch_size: items encoded at once; it does not change the vectors.
+            skip_broken: go on without a file that cannot be decoded, instead of raising.
+
+        Returns:
+            Item embeddings, float32 (n, D): their dot product with a query is the score, up to the bias.
+
+        Raises:
+            UserError: an item has nothing that this tower reads, an unknown key, or a file cannot be decoded.
+        """
+        raw = [item if isinstance(item, RawItem) else self._raw(item) for item in items]
+        parts = [self._embed(raw[start : start + batch_size], skip_broken) for start in range(0, len(raw), batch_size)]
+        return np.concatenate([np.zeros((0, self.dim), np.float32), *parts])
+
+    def _raw(self, item: Mapping[str, Any]) -> RawItem:
+        known = {"item_id", "text", "image", "video", "audio", *self.text_columns}
+        unknown = set(item) - known
+        if unknown:
+            raise UserError(
+                f"An item has the keys {sorted(unknown)}, which this tower does not read. It reads {sorted(known)}."
+            )
+        text = item.get("text") or join_text([item.get(column) for column in self.text_columns])
+        files = {
+            kind: Path(item[kind]).expanduser().resolve() for kind in ("image", "video", "audio") if item.get(kind)
+        }
+        return RawItem(str(item.get("item_id") or ""), text, **files)
+
+    @torch.no_grad()
+    def _embed(self, items: list[RawItem], skip_broken: bool) -> Array:
+        device = next(self.tower.parameters()).device
+        present_UM = torch.zeros(len(items), len(self.tower.modalities), dtype=torch.bool)
+        content: dict[str, dict[str, torch.Tensor]] = {}
+        for m, name in enumerate(self.tower.modalities):
+            rows = [self._content(name, item, skip_broken) for item in items]
+            present_UM[:, m] = torch.tensor([row is not None for row in rows])
+            having = [row for row in rows if row is not None]
+            if having:
+                content[name] = {key: torch.from_numpy(np.stack([row[key] for row in having])) for key in having[0]}
+        empty = (~present_UM.any(1)).nonzero().flatten().tolist()
+        if empty:
+            raise UserError(
+                f"Item {items[empty[0]].item_id!r} has nothing that this tower reads. "
+                f"It reads {', '.join(self.tower.modalities)}; give at least one of them."
+            )
+        batch = ItemBatch(torch.arange(len(items)), present_UM, content).to(device)
+        return self.tower(batch).float().cpu().numpy()
+
+    def _content(self, modality: str, item: RawItem, skip_broken: bool) -> dict[str, Array] | None:
+        encoder = self.tower.encoders[modality]
+        if encoder.preprocess is None:
+            return {"row": np.asarray(self.rows.get(item.item_id, 0), np.int64)}
+        decoded = decode(item, encoder.preprocess.request())  # type: ignore[union-attr, operator]
+        if decoded.failures and not skip_broken:
+            failure = decoded.failures[0]
+            raise UserError(
+                f"{failure.path} of item {item.item_id!r} could not be decoded: {failure.reason} "
+                "Mend the file, or give skip_broken=True to go on without it."
+            )
+        return encoder.preprocess(decoded)  # type: ignore[operator]
+
+
+def load_item_tower(folder: str | Path, device: str = "cpu") -> ExportedItemTower:
+    """Load an exported item tower.
+
+    Args:
+        folder: what ``export_item_tower`` wrote.
+        device: where the network runs.
+
+    Raises:
+        UserError: the folder is not an exported item tower, or of a newer format.
+    """
+    folder = Path(folder)
+    config = _read_json(folder, "config.json")
+    if config.get("model_type") != "avrec_item_tower" or config.get("format") != FORMAT:
+        raise UserError(
+            f"{folder}/config.json is of model_type {config.get('model_type')!r}, format {config.get('format')!r}. "
+            f"This version reads 'avrec_item_tower', format {FORMAT}. Export it again: python -m avrec.export ckpt=…"
+        )
+    encoders = {name: ENCODERS[name](**arguments) for name, arguments in config["encoders"].items()}
+    _restore_preprocess(folder, encoders)
+    fusion = FUSIONS[config["fusion"]["name"]]
+    tower = ItemTower(
+        encoders,
+        lambda modalities, dim: fusion(modalities, dim, **config["fusion"]["options"]),
+        config["dim"],
+        config["modality_dropout"],
+        config["normalize"],
+    )
+    missing, unexpected = tower.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    left = [name for name in [*missing, *unexpected] if not name.endswith("_extra_state")]
+    if left:
+        raise UserError(f"{folder}/model.safetensors does not fit its config.json: {left[:3]}. Export it again.")
+    rows = _read_json(folder, "item_ids.json") if "identity" in encoders else {}
+    return ExportedItemTower(tower.to(device), rows, config["text_columns"])
+
+
+def _restore_preprocess(folder: Path, encoders: Mapping[str, Encoder]) -> None:
+    for name, settings in _read_json(folder, "preprocessor_config.json").items():
+        vars(encoders[name].preprocess).update(settings)
+    if "text" in encoders:
+        from transformers import AutoTokenizer
+
+        encoders["text"].preprocess.tokenizer = AutoTokenizer.from_pretrained(folder)  # type: ignore[union-attr]
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{folder} has no {name}: it is not an exported item tower. Give RUN/item_tower.")
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,58 @@
+"""Measure a checkpoint on the full catalogue, as the end of training did.
+
+python evaluate.py ckpt=RUN/checkpoints/best.ckpt
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+
+from avrec.config import entry
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def evaluate(cfg: "DictConfig") -> list[Any]:
+    """Measure one checkpoint.
+
+    Args:
+        cfg: the composed config (conf/evaluate.yaml).
+
+    Returns:
+        The results, as written to evaluation.json.
+
+    Raises:
+        UserError: the checkpoint is missing or does not fit its run.
+    """
+    from avrec import config, pipeline
+    from avrec.evaluation.protocol import write_results
+
+    run_cfg = config.of_run(cfg.ckpt)
+    timing = pipeline.Timing()
+    run_dir = Path(cfg.ckpt).resolve().parent.parent
+    with timing.part("total"):
+        with timing.part("prepare"):
+            source, data, module = pipeline.build(run_cfg)
+            pipeline.load_weights(module, cfg.ckpt)
+            data.prepare_data()
+        with timing.part("test"):
+            trainer = config.build_ranking_trainer(run_cfg)
+            results = pipeline.measure(trainer, module, data, source, cfg.split, cfg.ks, cfg.metrics)
+    out = Path(cfg.out) if cfg.out else run_dir / "evaluation.json"
+    write_results(out, results, timing.seconds, pipeline.data_summary(data))
+    pipeline.show(results)
+    print(f"written: {out}", file=sys.stderr)
+    return results
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+def main(cfg: "DictConfig") -> None:
+    """Measure."""
+    evaluate(cfg)
+
+
+if __name__ == "__main__":
+    sys.exit(entry(main, "evaluate"))

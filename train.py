@@ -1,0 +1,83 @@
+"""Train a two-tower model: compose → data → module → fit → test → export.
+
+python train.py --help says what can be chosen.
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+
+from avrec.config import entry
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
+    """Run one training.
+
+    Args:
+        cfg: the composed config (conf/train.yaml).
+
+    Returns:
+        The model's test metrics by name (``ndcg@10``, ``cold_items/ndcg@10``) and the best validation metric under
+        its own name; and the objects: source, data, module, trainer, results.
+
+    Raises:
+        UserError: something that was given cannot work; the message says what to do.
+    """
+    from avrec import config, pipeline
+    from avrec.evaluation.protocol import write_results
+    from avrec.export.item_tower import export_item_tower
+
+    timing = pipeline.Timing()
+    run_dir = Path(cfg.run_dir)
+    with timing.part("total"):
+        with timing.part("prepare"):
+            source, data, module = pipeline.build(cfg)
+            data.prepare_data()
+        config.save(cfg, run_dir / "config.yaml")
+        trainer = config.build_trainer(cfg)
+        with timing.part("fit"):
+            trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt)
+        best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
+        best_value = trainer.checkpoint_callback.best_model_score if trainer.checkpoint_callback else None
+        if best:
+            pipeline.load_weights(module, best)
+        with timing.part("test"):
+            results = pipeline.measure(
+                trainer, module, data, source, ks=cfg.evaluation.ks, metrics=cfg.evaluation.metrics
+            )
+        with timing.part("export"):
+            ids = [item.item_id for item in data.catalogue.items]
+            export_item_tower(
+                module.item_tower, run_dir / "item_tower", ids, data.trained_N, data.catalogue.text_columns
+            )
+            pipeline.write_embeddings(module, data, run_dir / "embeddings")
+    write_results(run_dir / "metrics.json", results, timing.seconds, pipeline.data_summary(data))
+    pipeline.show(results)
+    log.info("%s", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in timing.seconds.items()))
+    log.info("run folder: %s", run_dir)
+    metrics = pipeline.by_name(results)
+    if best_value is not None:
+        metrics[cfg.monitor] = float(best_value)
+    if trainer.logger:
+        trainer.logger.log_metrics({f"test/{name}": value for name, value in pipeline.by_name(results).items()})
+    objects = {"source": source, "data": data, "module": module, "trainer": trainer, "results": results}
+    return metrics, objects
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: "DictConfig") -> float | None:
+    """Train, and return the number that a sweep reads."""
+    metrics, _ = train(cfg)
+    return metrics.get(cfg.monitor)
+
+
+if __name__ == "__main__":
+    sys.exit(entry(main, "train"))
