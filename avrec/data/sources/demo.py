@@ -23,6 +23,8 @@ from avrec.batch import Array, UserError
 from avrec.data.sources.demo_media import MediaJob, item_rng, make_media
 from avrec.data.sources.demo_text import write_text
 from avrec.data.sources.demo_world import MODALITY_WEIGHTS, Truth, World, WorldSize, make_world
+from avrec.data.sources.folder import FolderSource
+from avrec.data.tables import Catalogue
 
 DOMAINS = tuple(MODALITY_WEIGHTS)
 """The presets: one generator, with other words, colours, sounds and weights of the modalities."""
@@ -91,6 +93,10 @@ class DemoSource:
             if not self.folder.is_dir():
                 self._write_beside()
         return self.folder
+
+    def load(self) -> Catalogue:
+        """The catalogue, weighed by its watch ratio, read by the road that a user's own folder takes."""
+        return FolderSource(self.write(), feedback="watch_ratio", feedback_map="scale").load()
 
     def true_scores(
         self, user_ids: list[str], item_ids: list[str], time: float, modalities: Sequence[str] | None = None
