@@ -108,12 +108,12 @@ def compose(domain: str, palette: int, rng: np.random.Generator) -> Composition:
     shift = rng.normal(0, 9, size=3) + rng.normal(0, 6)
     hexes = _LOOKS[domain].palettes[palette].split()
     ground, figure, trim = (_colour(code, shift) for code in hexes)
-    corners = rng.permutation([(0.16, 0.16), (0.84, 0.14), (0.14, 0.74), (0.86, 0.72)])
+    corners = rng.permutation([(0.11, 0.11), (0.89, 0.1), (0.1, 0.78), (0.9, 0.77)])
     return Composition(
         centre=(rng.uniform(0.42, 0.58), rng.uniform(0.38, 0.5)),
-        radius=rng.uniform(0.25, 0.33),
-        angle=rng.uniform(-0.25, 0.25),
-        small=tuple((x, y, rng.uniform(0.05, 0.09)) for x, y in corners[: rng.integers(2, 5)]),
+        radius=rng.uniform(0.28, 0.35),
+        angle=rng.uniform(-0.15, 0.15),
+        small=tuple((x, y, rng.uniform(0.05, 0.08)) for x, y in corners[: rng.integers(2, 5)]),
         bars=tuple((y, rng.uniform(0.3, 0.75)) for y in (0.87, 0.93)),
         colours=(ground, figure, trim),
         grain_seed=int(rng.integers(2**31)),
@@ -206,7 +206,10 @@ def _figures(
 
 
 def _figure(pen: ImageDraw.ImageDraw, shape: int, place: tuple[float, float, float, float], fill: Colour) -> None:
-    """Disc, ring, triangle, cross, bars or dots, at (x, y) with a radius and an angle."""
+    """Disc, rings, triangle, cross, bars or dots, at (x, y) with a radius and an angle.
+
+    They differ in fineness as well as in form, so that a small network tells them apart early.
+    """
     x, y, r, angle = place
 
     def turned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -216,18 +219,20 @@ def _figure(pen: ImageDraw.ImageDraw, shape: int, place: tuple[float, float, flo
     if shape == 0:
         pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
     elif shape == 1:
-        pen.ellipse((x - r, y - r, x + r, y + r), outline=fill, width=max(2, round(r * 0.36)))
+        for outer in (r * 1.15, r * 0.75, r * 0.35):
+            box = (x - outer, y - outer, x + outer, y + outer)
+            pen.ellipse(box, outline=fill, width=max(2, round(r * 0.17)))
     elif shape == 2:
-        pen.polygon(turned([(0, -1.1), (1, 0.75), (-1, 0.75)]), fill=fill)
+        pen.polygon(turned([(0, -1.15), (1.15, 0.8), (-1.15, 0.8)]), fill=fill)
     elif shape == 3:
-        for a, b in ((0.3, 1.1), (1.1, 0.3)):
+        for a, b in ((0.24, 1.2), (1.2, 0.24)):
             pen.polygon(turned([(-a, -b), (a, -b), (a, b), (-a, b)]), fill=fill)
     elif shape == 4:
-        for left in (-1.1, -0.35, 0.4):
-            pen.polygon(turned([(left, -1), (left + 0.4, -1), (left + 0.4, 1), (left, 1)]), fill=fill)
+        for left in (-1.15, -0.67, -0.19, 0.29, 0.77):
+            pen.polygon(turned([(left, -1.2), (left + 0.24, -1.2), (left + 0.24, 1.2), (left, 1.2)]), fill=fill)
     else:
-        dot = r * 0.27
-        for a, b in turned([(a, b) for a in (-0.8, 0, 0.8) for b in (-0.8, 0, 0.8)]):
+        dot, steps = r * 0.2, (-0.99, -0.33, 0.33, 0.99)
+        for a, b in turned([(a, b) for a in steps for b in steps]):
             pen.ellipse((a - dot, b - dot, a + dot, b + dot), fill=fill)
 
 
@@ -237,10 +242,10 @@ def _motion(shape: int, phase: float) -> Motion:
     sine, cosine = float(np.sin(angle)), float(np.cos(angle))
     ways = (
         Motion(down=0.11 * sine),
-        Motion(growth=1 + 0.25 * sine),
-        Motion(turn=angle / 3),
-        Motion(right=0.14 * sine),
-        Motion(turn=0.7 * sine),
+        Motion(growth=1 + 0.2 * sine),
+        Motion(turn=0.3 * sine),
+        Motion(turn=angle / 4),
+        Motion(right=0.12 * sine),
         Motion(right=0.08 * sine, down=0.08 * cosine),
     )
     return ways[shape]

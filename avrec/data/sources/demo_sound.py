@@ -66,7 +66,7 @@ def play(domain: str, timbre: int, rhythm: int, rng: np.random.Generator) -> Arr
 
 _PARTIALS: tuple[tuple[tuple[float, float], ...], ...] = (
     ((1, 1.0), (2, 0.08)),
-    ((1, 1.0), (3, 0.7), (5, 0.5), (7, 0.35), (9, 0.2)),
+    ((0.5, 0.8), (1, 1.0), (3, 0.7), (5, 0.5), (7, 0.35)),
     ((1, 1.0), (2.76, 0.7), (5.4, 0.5), (8.93, 0.3)),
     tuple((k, 1.0 / k**0.7) for k in range(1, 20)),
     (),
@@ -76,16 +76,18 @@ _PARTIALS: tuple[tuple[tuple[float, float], ...], ...] = (
 
 def _note(timbre: int, pitch: float, count: int, attack: float, rng: np.random.Generator) -> Array:
     time = np.arange(count) / SAMPLE_RATE
-    vibrato = 0.006 * np.sin(2 * np.pi * 5.5 * time) if timbre in (0, 3) else 0.0
-    cycles = pitch * (time + np.cumsum(np.broadcast_to(vibrato, count)) / SAMPLE_RATE)
+    vibrato = {0: 0.006, 3: 0.02}.get(timbre, 0.0) * np.sin(2 * np.pi * 5.5 * time)
+    cycles = pitch * (time + np.cumsum(vibrato) / SAMPLE_RATE)
     note = np.zeros(count)
     for ratio, strength in _PARTIALS[timbre]:
         if pitch * ratio < 7500:
             # High partials of a bell die first, as they do in bronze.
-            fading = np.exp(-time * 2.5 * ratio**0.5) if timbre == 2 else 1.0
+            fading = np.exp(-time * 4 * ratio**0.5) if timbre == 2 else 1.0
             turns = ratio * cycles + rng.uniform()
             # Within one turn single precision is enough, and several times as fast.
             note += strength * fading * np.sin((2 * np.pi * (turns - np.floor(turns))).astype(np.float32))
+    if timbre == 3:
+        note += rng.normal(0, 0.25, size=count)  # the bow
     if timbre == 4:
         note = _breath(pitch, count, rng)
     if timbre == 5:
