@@ -222,18 +222,24 @@ def _figure(pen: ImageDraw.ImageDraw, shape: int, place: tuple[float, float, flo
         for outer in (r * 1.15, r * 0.75, r * 0.35):
             box = (x - outer, y - outer, x + outer, y + outer)
             pen.ellipse(box, outline=fill, width=max(2, round(r * 0.17)))
-    elif shape == 2:
-        pen.polygon(turned([(0, -1.15), (1.15, 0.8), (-1.15, 0.8)]), fill=fill)
-    elif shape == 3:
-        for a, b in ((0.24, 1.2), (1.2, 0.24)):
-            pen.polygon(turned([(-a, -b), (a, -b), (a, b), (-a, b)]), fill=fill)
-    elif shape == 4:
-        for left in (-1.15, -0.67, -0.19, 0.29, 0.77):
-            pen.polygon(turned([(left, -1.2), (left + 0.24, -1.2), (left + 0.24, 1.2), (left, 1.2)]), fill=fill)
-    else:
+    elif shape == 5:
         dot, steps = r * 0.2, (-0.99, -0.33, 0.33, 0.99)
         for a, b in turned([(a, b) for a in steps for b in steps]):
             pen.ellipse((a - dot, b - dot, a + dot, b + dot), fill=fill)
+    else:
+        for polygon in _POLYGONS[shape]:
+            pen.polygon(turned(polygon), fill=fill)
+
+
+def _rectangle(left: float, top: float, right: float, bottom: float) -> list[tuple[float, float]]:
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+
+_POLYGONS: Mapping[int, list[list[tuple[float, float]]]] = {
+    2: [[(0, -1.15), (1.15, 0.8), (-1.15, 0.8)]],
+    3: [_rectangle(-0.24, -1.2, 0.24, 1.2), _rectangle(-1.2, -0.24, 1.2, 0.24)],
+    4: [_rectangle(left, -1.2, left + 0.24, 1.2) for left in (-1.15, -0.67, -0.19, 0.29, 0.77)],
+}
 
 
 def _motion(shape: int, phase: float) -> Motion:
