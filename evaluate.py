@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 
-from avrec.config import entry
+from avrec.config import entry, slips
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -51,7 +51,8 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: "DictConfig") -> None:
     """Measure."""
-    evaluate(cfg)
+    with slips():
+        evaluate(cfg)
 
 
 if __name__ == "__main__":

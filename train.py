@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 
-from avrec.config import entry
+from avrec.config import entry, slips
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -75,7 +75,8 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: "DictConfig") -> float | None:
     """Train, and return the number that a sweep reads."""
-    metrics, _ = train(cfg)
+    with slips(cfg.run_dir):
+        metrics, _ = train(cfg)
     return metrics.get(cfg.monitor)
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,10 @@ def instantiate(node: Any, where: str, **more: Any) -> Any:
     from hydra.errors import InstantiationException
 
     try:
-        return hydra.utils.instantiate(node, **more)
+        if not more:
+            return hydra.utils.instantiate(node)
+        # Not handed to Hydra: it would turn dataclasses into configs.
+        return hydra.utils.instantiate(node, _partial_=True)(**more)
     except errors.MissingMandatoryValue as error:
         key = getattr(error, "full_key", None) or where
         raise UserError(f"{key} must be given and is not. Add {key}=VALUE to the command.") from error
@@ -118,9 +122,9 @@ def build_trainer(cfg: DictConfig) -> "pl.Trainer":
     """The Trainer with its callbacks and logger."""
     from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
 
-    logger = instantiate(cfg.logger, "logger") if cfg.logger is not None else False
+    logger: Any = instantiate(cfg.logger, "logger") if cfg.logger is not None else False
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in (cfg.callbacks or {}).items() if node]
-    if logger:
+    if logger is not False:
         callbacks.append(LearningRateMonitor("step"))
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     if sys.stderr.isatty():
@@ -195,10 +199,10 @@ def from_command_line(arguments: list[str], defaults: dict[str, Any], command: s
 
 
 def entry(main: Callable[[], Any], config_name: str) -> int:
-    """Run a Hydra main so that a user's mistake ends in one message, and a stop in a clean one.
+    """Run an entry script's main so that a user's mistake ends in one message, and a stop in a clean one.
 
     Args:
-        main: a function decorated with ``hydra.main``.
+        main: the function, decorated with ``hydra.main`` or not.
         config_name: its primary config, where keys are looked up for "did you mean".
 
     Returns:
@@ -208,25 +212,50 @@ def entry(main: Callable[[], Any], config_name: str) -> int:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        main()
+        with slips():
+            main()
+    except (HydraException, errors.OmegaConfBaseException) as error:
+        print(f"error: {explain(error, config_name)}", file=sys.stderr)
+        return 2
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@contextmanager
+def slips(run_dir: str | Path | None = None) -> Iterator[None]:
+    """Turn a user's mistake or a stop into a message and an exit status.
+
+    Args:
+        run_dir: removed after a mistake where nothing but the log has been written to it.
+
+    Raises:
+        SystemExit: with status 2 for a mistake, 128 + signal for a stop.
+    """
+    from avrec.training.stop import TrainingStoppedError
+
+    try:
+        yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except HydraException as error:
-        print(f"error: {explain(error, config_name)}", file=sys.stderr)
-        return 2
-    except errors.OmegaConfBaseException as error:
-        print(f"error: {explain(error, config_name)}", file=sys.stderr)
-        return 2
+        if run_dir is not None:
+            _remove_if_bare(Path(run_dir))
+        raise SystemExit(2) from None
+    except TrainingStoppedError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(128 + error.signum) from None
     except KeyboardInterrupt:
         print("stopped; what was prepared or saved is kept", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if type(error).__name__ != "TrainingStoppedError":
-            raise
-        print(error, file=sys.stderr)
-        return 128 + int(error.signum)  # type: ignore[attr-defined]
-    return 0
+        raise SystemExit(130) from None
+
+
+def _remove_if_bare(run_dir: Path) -> None:
+    # A quarantine report is what the message refers to: it stays, and so does its folder.
+    if run_dir.is_dir() and {path.name for path in run_dir.iterdir()} <= {"log.txt", "config.yaml"}:
+        logging.shutdown()
+        for path in run_dir.iterdir():
+            path.unlink()
+        run_dir.rmdir()
 
 
 def explain(error: Exception, config_name: str) -> str:

@@ -65,11 +65,11 @@ Advance = Callable[[int], None]
 def prepare_content(
     items: list[RawItem],
     preprocess: Preprocess,
-    cache_dir: Path,
+    cache_dir: str | Path,
     workers: int = 2,
     max_failed_share: float = 0.05,
     frozen: FrozenLayers | None = None,
-    report: Path | None = None,
+    report: str | Path | None = None,
 ) -> PreparedModality:
     """One modality of ``items``, from the cache where it holds it, else decoded and preprocessed now.
 
@@ -93,13 +93,14 @@ def prepare_content(
             f"workers={workers} and max_failed_share={max_failed_share} were given; give a number of processes "
             "from 0, and a share from 0 to 1."
         )
+    cache_dir = Path(cache_dir)
     settings = {"preprocess": preprocess.settings(), "request": asdict(preprocess.request())}
     store = ContentStore(_store_folder(cache_dir, preprocess.modality, settings), preprocess.arrays())
     keys = [source_key(item, preprocess.request()) for item in items]
     passing = _fill(store, dict(zip(keys, items, strict=True)), preprocess, workers)
     failures = _failures_of(items, keys, {**store.failures, **passing})
     named = sum(key != "" for key in keys)
-    report = report or cache_dir / "quarantine.json"
+    report = Path(report) if report else cache_dir / "quarantine.json"
     _report_failures(failures, named, preprocess.modality, max_failed_share, report)
     if frozen is not None:
         settings["frozen"] = frozen.settings()

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from avrec.training.stop import TrainingStoppedError
+
 log = logging.getLogger(__name__)
 
 
@@ -67,20 +69,6 @@ class EpochLine(pl.Callback):
                 parts.append(f"{name} {metrics[name]:{style}}")
         parts += [f"{name} {value:.4f}" for name, value in sorted(metrics.items()) if name.startswith("val/")]
         log.info(" · ".join(parts))
-
-
-class TrainingStoppedError(Exception):
-    """Training was stopped by a signal, after last.ckpt was written.
-
-    Args:
-        signum: the signal.
-        checkpoint: where to go on from.
-    """
-
-    def __init__(self, signum: int, checkpoint: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; go on with ckpt={checkpoint}")
-        self.signum = signum
-        self.checkpoint = checkpoint
 
 
 class GracefulStop(pl.Callback):

@@ -166,39 +166,39 @@ def test_two_processes_at_once_give_one_catalogue(tmp_path: Path) -> None:
 
 
 def test_nobody_sees_an_item_before_it_is_published_or_twice(world: World) -> None:
-    assert (world.time_W > world.published_N[world.item_W]).all()
-    assert len(set(zip(world.user_W.tolist(), world.item_W.tolist(), strict=True))) == len(world.user_W)
-    assert (world.time_W >= START).all()
-    assert world.time_W.max() < START + SPAN + 86_400
+    assert (world.log.time_W > world.published_N[world.log.item_W]).all()
+    assert len(set(zip(world.log.user_W.tolist(), world.log.item_W.tolist(), strict=True))) == len(world.log.user_W)
+    assert (world.log.time_W >= START).all()
+    assert world.log.time_W.max() < START + SPAN + 86_400
 
 
 def test_a_users_choices_are_at_different_moments(world: World) -> None:
-    assert len(set(zip(world.user_W.tolist(), world.time_W.tolist(), strict=True))) == len(world.user_W)
+    assert len(set(zip(world.log.user_W.tolist(), world.log.time_W.tolist(), strict=True))) == len(world.log.user_W)
 
 
 def test_cold_items_are_there_only_in_the_last_stretch_and_are_chosen(world: World) -> None:
     last_stretch = START + COLD_FROM * SPAN
     cold_N = world.published_N >= last_stretch
     assert 0.08 <= cold_N.mean() <= 0.12
-    assert (world.time_W[cold_N[world.item_W]] > last_stretch).all()
-    in_test = world.time_W > np.quantile(world.time_W, 0.9)
-    assert cold_N[world.item_W[in_test]].mean() > 0.05
+    assert (world.log.time_W[cold_N[world.log.item_W]] > last_stretch).all()
+    in_test = world.log.time_W > np.quantile(world.log.time_W, 0.9)
+    assert cold_N[world.log.item_W[in_test]].mean() > 0.05
 
 
 def test_few_items_have_much_of_the_attention(world: World) -> None:
-    counts = np.sort(np.bincount(world.item_W, minlength=120))[::-1]
+    counts = np.sort(np.bincount(world.log.item_W, minlength=120))[::-1]
     assert counts[:12].sum() / counts.sum() > 0.16
-    activity = np.bincount(world.user_W)
+    activity = np.bincount(world.log.user_W)
     assert activity.max() > 2 * np.median(activity) > 2 * activity.min()
 
 
 def test_watch_ratio_rises_with_the_true_utility(world: World) -> None:
-    taste_WV = world.truth.taste(world.user_W, world.time_W)
+    taste_WV = world.truth.taste(world.log.user_W, world.log.time_W)
     utility = [
         world.truth.utility(taste_1V[None], item_1[None])[0, 0]
-        for taste_1V, item_1 in zip(taste_WV, world.item_W, strict=True)
+        for taste_1V, item_1 in zip(taste_WV, world.log.item_W, strict=True)
     ]
-    assert 0.5 < np.corrcoef(utility, world.watch_ratio_W)[0, 1] < 0.95
+    assert 0.5 < np.corrcoef(utility, world.log.watch_ratio_W)[0, 1] < 0.95
 
 
 def test_the_modalities_share_the_facets_among_them() -> None:
@@ -257,9 +257,9 @@ def test_true_scores_have_a_row_per_user_and_a_column_per_item(folder: Path) -> 
 
 
 def test_the_oracle_ranks_later_choices_far_above_chance_and_one_modality_does_less(world: World) -> None:
-    cut = np.quantile(world.time_W, 0.8)
-    later = world.time_W > cut
-    user_W, item_W = world.user_W[later], world.item_W[later]
+    cut = np.quantile(world.log.time_W, 0.8)
+    later = world.log.time_W > cut
+    user_W, item_W = world.log.user_W[later], world.log.item_W[later]
     taste_BV = world.truth.later_taste(np.arange(200), cut)
 
     def mean_rank(modalities: list[str] | None) -> float:
@@ -311,5 +311,5 @@ def test_a_name_that_is_not_in_the_catalogue_is_named(folder: Path) -> None:
 
 def test_the_smallest_and_the_fullest_world_hold_together() -> None:
     world = make_world("game", WorldSize(num_items=20, num_users=10, num_interactions=75), seed=3)
-    assert (world.time_W > world.published_N[world.item_W]).all()
-    assert len(set(zip(world.user_W.tolist(), world.item_W.tolist(), strict=True))) == 75
+    assert (world.log.time_W > world.published_N[world.log.item_W]).all()
+    assert len(set(zip(world.log.user_W.tolist(), world.log.item_W.tolist(), strict=True))) == 75

@@ -171,14 +171,14 @@ class DemoSource:
             for n, (theme, tone) in enumerate(world.truth.facets_NF[:, :2])
         ]
         names = world.truth.item_ids.tolist()
-        described = zip(world.has_description_N, texts, strict=True)
+        described = zip(world.has["description"], texts, strict=True)
         return pl.DataFrame(
             {
                 "item_id": names,
                 "title": [title for title, _ in texts],
                 "description": [text if has else "" for has, (_, text) in described],
-                "image": _paths(names, world.has_poster_N, "posters/{}.jpg"),
-                "video": _paths(names, world.has_video_N, "videos/{}.mp4"),
+                "image": _paths(names, world.has["poster"], "posters/{}.jpg"),
+                "video": _paths(names, world.has["video"], "videos/{}.mp4"),
                 "published": world.published_N,
             }
         )
@@ -246,16 +246,16 @@ def _paths(names: list[str], has_N: Array, pattern: str) -> list[str]:
 def _interactions(world: World) -> pl.DataFrame:
     return pl.DataFrame(
         {
-            "user_id": world.truth.user_ids[world.user_W],
-            "item_id": world.truth.item_ids[world.item_W],
-            "timestamp": world.time_W,
-            "watch_ratio": world.watch_ratio_W,
+            "user_id": world.truth.user_ids[world.log.user_W],
+            "item_id": world.truth.item_ids[world.log.item_W],
+            "timestamp": world.log.time_W,
+            "watch_ratio": world.log.watch_ratio_W,
         }
     )
 
 
 def _users(world: World) -> pl.DataFrame:
-    return pl.DataFrame({"user_id": world.truth.user_ids, "plan": world.plan_B, "age": world.age_B})
+    return pl.DataFrame({"user_id": world.truth.user_ids, **world.columns})
 
 
 def _positions(names: list[str], index: dict[str, int], kind: str) -> Array:

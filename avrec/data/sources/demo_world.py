@@ -146,34 +146,39 @@ class Truth:
 
 
 @dataclass(frozen=True)
+class Log:
+    """What happened, in order of time.
+
+    Attributes:
+        user_W: user index of each interaction.
+        item_W: item index of each interaction.
+        time_W: Unix s.
+        watch_ratio_W: share watched, in (0, 1].
+    """
+
+    user_W: Array
+    item_W: Array
+    time_W: Array
+    watch_ratio_W: Array
+
+
+@dataclass(frozen=True)
 class World:
     """A whole planted world: the truth, what is missing, and what happened.
 
     Attributes:
         truth: preferences.
         published_N: when an item came out, Unix s.
-        has_description_N: True where the item has a description.
-        has_poster_N: True where the item has a poster.
-        has_video_N: True where the item has a video, and so sound.
-        plan_B: a categorical user column, weakly related to taste.
-        age_B: a numeric user column, weakly related to taste.
-        user_W: user index of each interaction; rows are in order of time.
-        item_W: item index of each interaction.
-        time_W: Unix s.
-        watch_ratio_W: share watched, in (0, 1].
+        has: by kind (description, poster, video): True where the item has it; sound comes with the video.
+        columns: what users.csv tells, weakly related to taste: a plan (categorical) and an age (numeric).
+        log: the interactions.
     """
 
     truth: Truth
     published_N: Array
-    has_description_N: Array
-    has_poster_N: Array
-    has_video_N: Array
-    plan_B: Array
-    age_B: Array
-    user_W: Array
-    item_W: Array
-    time_W: Array
-    watch_ratio_W: Array
+    has: Mapping[str, Array]
+    columns: Mapping[str, Array]
+    log: Log
 
 
 def make_world(domain: str, size: WorldSize, seed: int) -> World:
@@ -184,7 +189,8 @@ def make_world(domain: str, size: WorldSize, seed: int) -> World:
     facets_NF = _facets(size.num_items, items)
     cold_N = np.zeros(size.num_items, bool)
     cold_N[items.permutation(size.num_items)[: max(2, round(COLD_SHARE * size.num_items))]] = True
-    missing = [_some(MISSING_SHARE, size.num_items, items) for _ in range(3)]
+    kinds = ("description", "poster", "video")
+    has = {kind: ~_some(MISSING_SHARE, size.num_items, items) for kind in kinds}
     published_N = _published(cold_N, items)
     group_B = users.integers(_GROUPS, size=size.num_users)
     anchors_BAV = _anchors(domain, group_B, users)
@@ -204,15 +210,9 @@ def make_world(domain: str, size: WorldSize, seed: int) -> World:
     return World(
         truth=truth,
         published_N=published_N,
-        has_description_N=~missing[0],
-        has_poster_N=~missing[1],
-        has_video_N=~missing[2],
-        plan_B=_plans(group_B, users),
-        age_B=_ages(group_B, users),
-        user_W=user_W[order],
-        item_W=chosen[order],
-        time_W=time_W[order],
-        watch_ratio_W=_watch_ratio(utility, choices)[order],
+        has=has,
+        columns={"plan": _plans(group_B, users), "age": _ages(group_B, users)},
+        log=Log(user_W[order], chosen[order], time_W[order], _watch_ratio(utility, choices)[order]),
     )
 
 

@@ -1,0 +1,18 @@
+"""The end of a training that a signal asked for; apart from the callbacks, which take seconds to import."""
+
+import signal
+from pathlib import Path
+
+
+class TrainingStoppedError(Exception):
+    """Training was stopped by a signal, after last.ckpt was written.
+
+    Args:
+        signum: the signal.
+        checkpoint: where to go on from.
+    """
+
+    def __init__(self, signum: int, checkpoint: Path) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}; go on with ckpt={checkpoint}")
+        self.signum = signum
+        self.checkpoint = checkpoint
