@@ -15,6 +15,10 @@ class HistoryAttention(nn.Module):
     distance in positions, and one for the distance in time, in buckets of powers of two seconds. Neither knows
     where in a user's life the window lies, so a window means the same wherever it was cut.
 
+    The transformer's output is added to a profile: the mean of the item embeddings seen so far, weighted by a
+    recency that is learned as one more head of biases. At the start of training the profile is all there is:
+    "like what came before" is learned in tens of steps, where a transformer alone takes thousands.
+
     Args:
         dim: D.
         depth: layers.
@@ -29,12 +33,13 @@ class HistoryAttention(nn.Module):
         super().__init__()
         self.empty_history = nn.Parameter(torch.randn(dim) * dim**-0.5)
         self.max_history = max_history
-        self.position_bias = nn.Embedding(max_history + 1, heads)
-        self.time_bias = nn.Embedding(TIME_BUCKETS + 1, heads)
+        self.position_bias = nn.Embedding(max_history + 1, heads + 1)
+        self.time_bias = nn.Embedding(TIME_BUCKETS + 1, heads + 1)
         nn.init.zeros_(self.position_bias.weight)
         nn.init.zeros_(self.time_bias.weight)
         self.layers = nn.ModuleList(_Block(dim, heads, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
+        nn.init.constant_(self.norm.weight, 0.05)
         self.drop = nn.Dropout(dropout)
 
     def forward(
@@ -54,11 +59,13 @@ class HistoryAttention(nn.Module):
             (B, L + 1, D); position q has read the first q items. Positions beyond a user's history are undefined.
         """
         first = self.empty_history.to(history_BLD.dtype).expand(len(history_BLD), 1, -1)
-        x_BQD = self.drop(torch.cat([first, history_BLD * history_present_BL.unsqueeze(-1)], dim=1))
-        bias_BHQQ = self._bias(history_time_BL).to(x_BQD.dtype)
+        seen_BQD = torch.cat([first, history_BLD * history_present_BL.unsqueeze(-1)], dim=1)
+        bias_BHQQ = self._bias(history_time_BL).to(seen_BQD.dtype)
+        profile_BQD = bias_BHQQ[:, -1].softmax(-1) @ seen_BQD
+        x_BQD = self.drop(seen_BQD)
         for layer in self.layers:
-            x_BQD = layer(x_BQD, bias_BHQQ)
-        return self.norm(x_BQD)
+            x_BQD = layer(x_BQD, bias_BHQQ[:, :-1])
+        return profile_BQD + self.norm(x_BQD)
 
     def _bias(self, history_time_BL: Tensor) -> Float[Tensor, "B H Q Q"]:
         B, L = history_time_BL.shape

@@ -28,6 +28,9 @@ class NCF(nn.Module):
             layers += [nn.Linear(width_in, width_out), nn.GELU(), nn.Dropout(dropout)]
         self.mlp = nn.Sequential(*layers)
         self.join = nn.Linear(dim + widths[-1], dim)
+        # The tower adds it to the history: at the start, the history speaks alone.
+        nn.init.zeros_(self.join.weight)
+        nn.init.zeros_(self.join.bias)
 
     def forward(
         self,

@@ -47,8 +47,8 @@ MISSING_SHARE = 0.06
 FEWEST = 3
 _ANCHORS = 3
 _GROUPS = 8
-_SHARPNESS = 2.2
-_DRIFT = 0.2
+_SHARPNESS = 2.8
+_DRIFT = 0.15
 _EXPLORE = 0.04
 _PLANS = ("free", "student", "standard", "family", "premium")
 

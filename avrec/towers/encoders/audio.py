@@ -60,7 +60,7 @@ class AudioEncoder(Encoder):
         nn.init.normal_(self.position.weight, std=0.02)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                width, heads, 2 * width, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
+                width, heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
             )
             for _ in range(depth)
         )

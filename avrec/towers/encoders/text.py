@@ -158,7 +158,7 @@ def _small(width: int, depth: int, heads: int, vocab_size: int, max_tokens: int)
         num_attention_heads=heads,
         intermediate_size=2 * width,
         max_position_embeddings=max(max_tokens, 64),
-        hidden_dropout_prob=0.1,
+        hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         pad_token_id=0,
     )

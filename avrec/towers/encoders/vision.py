@@ -14,7 +14,7 @@ from avrec.batch import ArraySpec, UserError
 from avrec.towers.encoders.base import Encoder, cut_of, masked_mean
 from avrec.towers.encoders.preprocess import VisionPreprocess
 
-SMALL = {"depths": (1, 1, 1, 1), "dims": (24, 48, 96, 128)}
+SMALL = {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 128)}
 """A ConvNeXt of four blocks; LayerNorm, so that a vector does not depend on its batch."""
 
 
