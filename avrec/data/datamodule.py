@@ -130,6 +130,13 @@ class TwoTowerData(pl.LightningDataModule):
         index_N = np.arange(len(self.catalogue.items))
         return Chunks(len(index_N), self.ITEMS_PER_BATCH, lambda part: items(index_N[part]))
 
+    def sample_items(self) -> ItemBatch:
+        """A batch of items that have training interactions, drawn by the seed."""
+        assert self.items is not None
+        trained = np.flatnonzero(self.trained_N)
+        drawn = np.random.default_rng(self.seed).permutation(trained)[: self.ITEMS_PER_BATCH]
+        return self.items(np.sort(drawn))
+
     def user_batches(self, which: str) -> "Chunks":
         """The users of a task, with the histories that the task allows."""
         task = self.tasks[which]

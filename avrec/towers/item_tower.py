@@ -10,6 +10,33 @@ from avrec.batch import MODALITIES, ItemBatch, UserError
 from avrec.towers.encoders.base import Encoder
 
 
+class Standardise(nn.Module):
+    """Centre and scale each feature by numbers that were measured once, before training.
+
+    A fresh encoder gives all items nearly the same vector; what differs between them drowns in what does not. Data
+    dependent initialisation (Krähenbühl et al. 2016) takes that common part away at the start, and unlike batch
+    normalisation it leaves each item's vector independent of its batch.
+
+    Args:
+        width: number of features.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+
+    def fit(self, values: Float[Tensor, "n width"]) -> None:
+        """Measure; features that do not vary are only centred."""
+        spread = values.std(0, unbiased=False)
+        self.mean.copy_(values.mean(0))
+        self.scale.copy_(torch.where(spread > 1e-6, 1 / spread.clamp(min=1e-6), torch.ones_like(spread)))
+
+    def forward(self, values: Float[Tensor, "n width"]) -> Float[Tensor, "n width"]:
+        """Centred and scaled."""
+        return (values - self.mean) * self.scale
+
+
 class ItemTower(nn.Module):
     """Encoders of the modalities, projected to D, fused to one vector.
 
@@ -43,7 +70,11 @@ class ItemTower(nn.Module):
             raise UserError(f"The item tower was given {given}. It needs one or more of {', '.join(MODALITIES)}.")
         self.encoders = nn.ModuleDict(chosen)  # type: ignore[arg-type]
         self.project = nn.ModuleDict(
-            {name: nn.Sequential(nn.Linear(e.out_dim, dim), nn.LayerNorm(dim)) for name, e in chosen.items() if e}
+            {
+                name: nn.Sequential(Standardise(e.out_dim), nn.Linear(e.out_dim, dim), nn.LayerNorm(dim))
+                for name, e in chosen.items()
+                if e
+            }
         )
         self.fusion = fusion(len(chosen), dim)
         self.dim = dim
@@ -81,6 +112,15 @@ class ItemTower(nn.Module):
             known = next(self.parameters()).new_zeros(len(items), self.dim)
         blank = torch.zeros_like(known)
         return torch.stack([blank if column is None else column.to(known.dtype) for column in columns], dim=1)
+
+    @torch.no_grad()
+    def standardise(self, items: ItemBatch) -> None:
+        """Measure the encoders' outputs on some items, before training; see ``Standardise``."""
+        training = self.training
+        self.eval()
+        for name, content in items.content.items():
+            self.project[name][0].fit(self.encoders[name](content))  # type: ignore[index]
+        self.train(training)
 
     def fuse(self, values_UMD: Float[Tensor, "U M D"], present_UM: Bool[Tensor, "U M"]) -> Float[Tensor, "U D"]:
         """Fusion and norm."""

@@ -57,6 +57,11 @@ class TwoTowerModule(pl.LightningModule):
 
     # ---- training
 
+    def on_fit_start(self) -> None:
+        """Measure what the encoders give before they have learned anything, in a run that is not resumed."""
+        if self._generators is None and self.global_step == 0:
+            self.item_tower.standardise(self.trainer.datamodule.sample_items().to(self.device))  # type: ignore[attr-defined]
+
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
         """The objective on one batch.
 

