@@ -29,7 +29,7 @@ from avrec.data.tables import Catalogue
 DOMAINS = tuple(MODALITY_WEIGHTS)
 """The presets: one generator, with other words, colours, sounds and weights of the modalities."""
 
-VERSION = 3
+VERSION = 4
 """Raise it with any change to what is generated: a kept catalogue of another version is not used again."""
 
 _ALONE = 64

@@ -239,7 +239,7 @@ def _published(cold_N: Array, rng: np.random.Generator) -> Array:
 
 def _appeal(num_items: int, rng: np.random.Generator) -> Array:
     rank_N = rng.permutation(num_items) + 1 + num_items / 20
-    appeal_N = -0.85 * np.log(rank_N / num_items)
+    appeal_N = -0.65 * np.log(rank_N / num_items)
     return (appeal_N - appeal_N.mean()).astype(np.float32)
 
 

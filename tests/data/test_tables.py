@@ -1,0 +1,165 @@
+"""Tables: reading, checking, numbering."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from avrec.batch import RawItem, UserError, join_text
+from avrec.data.tables import (
+    Catalogue,
+    Interactions,
+    check_unique,
+    encode_user_columns,
+    ids_of,
+    inside,
+    read_table,
+    text_of,
+)
+
+TABLE = pl.DataFrame({"item_id": ["a", "b"], "title": ["A", None], "year": [1999, None]})
+
+
+def write(table, path):
+    {"csv": table.write_csv, "parquet": table.write_parquet, "jsonl": table.write_ndjson}[path.suffix[1:]](path)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_reads_each_format_alike(tmp_path, suffix):
+    write(TABLE, tmp_path / f"items.{suffix}")
+    assert read_table(tmp_path, "items", ["item_id"]).equals(TABLE)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, r"has no items table\. It must hold exactly one of items\.csv, items\.parquet, items\.jsonl"),
+        ({"items.csv": b"item_id\n1\n", "items.jsonl": b'{"item_id": 1}\n'}, r"has 2 files items table.*exactly one"),
+        ({"items.parquet": b"garbage" * 99}, r"items\.parquet could not be read as parquet: .+ Mend the file"),
+        ({"items.csv": b"item_id,title\n1,2\n1,2,3,4\n"}, r"items\.csv could not be read as csv: .+ Mend the file"),
+        ({"items.csv": b'item_id,title\n1,"2\n1,2\n'}, r"items\.csv could not be read as csv: .+ Mend the file"),
+        ({"items.csv": "item_id,title\n1,café\n".encode("latin1")}, r"items\.csv could not .*utf-8.* Mend the file"),
+        ({"items.jsonl": b'{"item_id": 1\nxx'}, r"items\.jsonl could not be read as jsonl: .+ Mend the file"),
+        ({"items.jsonl": b"[1, 2]\n"}, r"items\.jsonl could not be read as jsonl: .+ Mend the file"),
+        ({"items.csv": b""}, r"items\.csv could not be read as csv: .+ Mend the file"),
+        ({"items.parquet": b""}, r"items\.parquet could not be read as parquet: .+ Mend the file"),
+        ({"items.jsonl": b""}, r"items\.jsonl could not be read as jsonl: .+ Mend the file"),
+        ({"items.csv": b"item_id,title\n"}, r"items\.csv is empty: .*At least one row"),
+        ({"items.csv": b"id,title\n1,x\n"}, r"no column item_id\. It has id, title\. Rename .* to item_id"),
+        ({"items.csv": b"item_id;title\n1;x\n"}, r"no column item_id\. It has item_id;title"),
+    ],
+)
+def test_one_message_for_each_mistake(tmp_path, files, message):
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_table(tmp_path, "items", ["item_id"])
+
+
+def test_root_must_be_a_folder(tmp_path):
+    for root in (tmp_path / "nowhere", tmp_path / "file"):
+        (tmp_path / "file").touch()
+        with pytest.raises(UserError, match=rf"data\.root={root} is not a folder\. Give the folder that holds"):
+            read_table(root, "items", ["item_id"])
+
+
+def test_an_optional_table_may_be_missing_but_not_broken(tmp_path):
+    assert read_table(tmp_path, "users", ["user_id"], optional=True) is None
+    (tmp_path / "users.csv").write_text("name\nx\n")
+    with pytest.raises(UserError, match="no column user_id"):
+        read_table(tmp_path, "users", ["user_id"], optional=True)
+
+
+@pytest.mark.parametrize("header", ["item_id,title", "\ufeffitem_id,title"])
+def test_ids_keep_their_spelling(tmp_path, header):
+    (tmp_path / "items.csv").write_text(f"{header}\n007,x\n 7 ,y\n7.0,z\n")
+    table = read_table(tmp_path, "items", ["item_id"])
+    assert ids_of(table, "item_id", "items").to_list() == ["007", "7", "7.0"]
+
+
+def test_ids_are_text_without_space():
+    table = pl.DataFrame({"n": [3, 12], "s": ["\ta ", "b c"]})
+    assert ids_of(table, "n", "t").to_list() == ["3", "12"]
+    assert ids_of(table, "s", "t").to_list() == ["a", "b c"]
+
+
+@pytest.mark.parametrize("empty", [None, "", "  "])
+def test_an_empty_id_is_named_by_its_row(empty):
+    with pytest.raises(UserError, match=r"items: row 2 has no item_id\. Every row needs one; fill it in or remove"):
+        ids_of(pl.DataFrame({"item_id": ["a", empty, "b"]}), "item_id", "items")
+
+
+def test_double_ids_are_counted():
+    check_unique(pl.Series(["a", "b"]), "item_id", "items")
+    message = r"items: item_id 'a' names 3 rows \(2 such ids in all\)\. Each item_id may stand once; merge or rename"
+    with pytest.raises(UserError, match=message):
+        check_unique(pl.Series(["a", "b", "a", "c", "b", "a"]), "item_id", "items")
+
+
+def test_text_columns_are_joined_in_the_order_asked_for():
+    table = pl.DataFrame({"a": ["x ", None, " "], "b": ["y", "z", None], "n": [1, None, None]})
+    assert text_of(table, ["a", "b"]) == ["x. y", "z", None]
+    assert text_of(table, ["b", "n", "a"]) == ["y. 1. x", "z", None]
+    assert text_of(table, []) == [None] * 3
+    assert join_text([]) is None
+
+
+def test_user_columns():
+    users = pl.DataFrame(
+        {
+            "user_id": ["b", "stranger", "a", "c"],
+            "plan": ["pro", "zero", None, "free"],
+            "age": [20, 99, 40, None],
+            "constant": [5.0, 5.0, 5.0, 5.0],
+            "empty": pl.Series([None] * 4, dtype=pl.Float64),
+            "nothing": pl.Series([None] * 4, dtype=pl.Null),
+            "adult": [True, True, False, None],
+        }
+    )
+    codes, sizes, numbers = encode_user_columns(users, ["a", "b", "c", "not in users"])
+    # Categorical: plan, nothing, adult. Codes are sorted; a user whom nobody asks for gives none.
+    assert codes.tolist() == [[0, 0, 1], [2, 0, 2], [1, 0, 0], [0, 0, 0]]
+    assert codes.dtype == np.int64
+    assert sizes == [3, 1, 3]
+    # Numeric: age (mean 30, spread 10), constant, empty.
+    np.testing.assert_allclose(numbers, [[1, 0, 0], [-1, 0, 0], [0, 0, 0], [0, 0, 0]])
+    assert numbers.dtype == np.float32
+
+
+def test_no_user_table():
+    codes, sizes, numbers = encode_user_columns(None, ["a", "b"])
+    assert (codes.shape, sizes, numbers.shape) == ((2, 0), [], (2, 0))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_numbers_that_are_none_count_as_missing(value):
+    users = pl.DataFrame({"user_id": ["a", "b", "c"], "age": [1.0, value, 3.0]})
+    np.testing.assert_allclose(encode_user_columns(users, ["a", "b", "c"])[2], [[-1], [0], [1]])
+
+
+def test_files_stay_inside(tmp_path):
+    root = tmp_path / "catalogue"
+    root.mkdir()
+    (tmp_path / "secret.png").touch()
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    assert inside(root, " media/a.png ", "image") == root / "media/a.png"
+    assert inside(root, "media/../a.png", "image") == root / "a.png"
+    assert inside(root, None, "image") is inside(root, " ", "image") is None
+    for value in ("../secret.png", str(tmp_path / "secret.png"), "/etc/passwd", "link.png", "../catalogue2/a.png"):
+        with pytest.raises(UserError, match=f"Column image names '{value}', which lies outside .* must be relative"):
+            inside(root, value, "image")
+
+
+@pytest.mark.parametrize(
+    ("item", "modalities"),
+    [
+        (RawItem("a"), ["identity"]),
+        (RawItem("a", text="x"), ["text", "identity"]),
+        (RawItem("a", image="x"), ["vision", "identity"]),
+        (RawItem("a", video="x"), ["vision", "audio", "identity"]),
+        (RawItem("a", audio="x"), ["audio", "identity"]),
+    ],
+)
+def test_a_catalogue_knows_what_it_has(tmp_path, item, modalities):
+    none = np.zeros(0)
+    catalogue = Catalogue(tmp_path, [RawItem("z"), item], ["", ""], [], Interactions(none, none, none, none), none)
+    assert [m for m in ("text", "vision", "audio", "identity", "smell") if catalogue.has(m)] == modalities
