@@ -101,11 +101,10 @@ class AudioEncoder(Encoder):
     def _stem(
         self, log_mel_nSm: Tensor, length_n: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, "n S width"], Bool[Tensor, "n S"]]:
-        features_nwS = log_mel_nSm.to(self.norm.weight.dtype).transpose(1, 2)
+        features_nwS = _cut(log_mel_nSm.to(self.norm.weight.dtype).transpose(1, 2), length_n)
         for convolution in self.convolutions:
             length_n = _halved(length_n)
-            features_nwS = nn.functional.gelu(convolution(features_nwS))
-            features_nwS = features_nwS * _within(length_n, features_nwS.shape[2]).unsqueeze(1)
+            features_nwS = _cut(nn.functional.gelu(convolution(features_nwS)), length_n)
         features_nSw = features_nwS.transpose(1, 2)
         steps = features_nSw.shape[1]
         return features_nSw + self.position.weight[:steps], _within(length_n, steps)
@@ -133,6 +132,11 @@ class AudioEncoder(Encoder):
 def _halved(length: Tensor) -> Tensor:
     """Steps that a convolution of stride 2 with half-kernel padding makes of ``length`` steps."""
     return (length + 1) // 2
+
+
+def _cut(features_nwS: Tensor, length_n: Tensor) -> Tensor:
+    """Zeros beyond the sound's end, as beyond the edge of a convolution."""
+    return features_nwS * _within(length_n, features_nwS.shape[2]).unsqueeze(1)
 
 
 def _within(length_n: Tensor, steps: int) -> Tensor:
