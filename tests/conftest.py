@@ -50,7 +50,7 @@ def compose_cfg(tmp_path_factory: pytest.TempPathFactory):
                     "text.width=16",
                     "text.vocab_size=512",
                     "audio.width=16",
-                    "audio.seconds=2",
+                    "audio.seconds=2.0",
                     "vision.size=32",
                     "dim=16",
                     *overrides,

@@ -159,6 +159,7 @@ def encode_user_columns(users: pl.DataFrame | None, user_ids: list[str]) -> tupl
         values = aligned[column]
         if values.dtype.is_numeric():
             real = values.cast(pl.Float64).to_numpy().astype(np.float64)
+            real = np.where(np.isfinite(real), real, np.nan)
             spread = np.nanstd(real) if np.isfinite(real).any() else 0.0
             scaled = (real - np.nanmean(real)) / spread if spread > 0 else np.zeros_like(real)
             numbers.append(np.nan_to_num(scaled).astype(np.float32))

@@ -1,5 +1,7 @@
 """NCF: the user and what the user did, joined by a GMF and an MLP branch."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ class NCF(nn.Module):
     """
 
     def __init__(
-        self, dim: int = 64, columns: int = 0, hidden: tuple[int, ...] = (128, 64), dropout: float = 0.1
+        self, dim: int = 64, columns: int = 0, hidden: Sequence[int] = (128, 64), dropout: float = 0.1
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []

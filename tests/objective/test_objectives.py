@@ -38,6 +38,8 @@ def naive(name: str, pairs: Pairs, beta: float = 1.0, zero_weight: float = 1.0) 
             total = total - weight * beta * log_sigma(positive) - zero_weight * zeros
         elif name == "bpr":
             norm = sum(1 / q[u] for u in others)
+            if not others:
+                total = total + 0 * positive
             for u in others:
                 total = total - weight * log_sigma(positive - scores(pairs, p, u)) / q[u] / norm
         elif name == "in_batch_sigmoid":
@@ -96,7 +98,7 @@ def test_beta_and_zero_weight() -> None:
     torch.testing.assert_close(fast.double(), naive("log_sigmoid", pairs, 0.4, 0.3).double(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("arguments", [{"beta": 0}, {"beta": 1.1}, {"zero_weight": 0}, {"zero_weight": -1}])
+@pytest.mark.parametrize("arguments", [{"beta": 0.0}, {"beta": 1.1}, {"zero_weight": 0.0}, {"zero_weight": -1.0}])
 def test_refuses_what_cannot_work(arguments: dict[str, float]) -> None:
     with pytest.raises(UserError, match="Give a number"):
         LogSigmoid(**arguments)

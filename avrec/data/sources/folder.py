@@ -137,7 +137,7 @@ class FolderSource:
             log.info("%s has no timestamp column: the order of its rows is taken as the order of time", path)
             return None
         column = table["timestamp"]
-        if not column.dtype.is_numeric() or column.null_count() or not column.is_finite().all():
+        if not column.dtype.is_numeric() or column.null_count() or not column.cast(pl.Float64).is_finite().all():
             raise UserError(
                 f"{path}: column timestamp must hold a number in every row (Unix seconds, or any order); it is "
                 f"{column.dtype} with {column.null_count()} empty. Convert it, or remove the column."
@@ -152,7 +152,7 @@ class FolderSource:
                 f"data.feedback={self.feedback}: {path} has no such column. It has {', '.join(table.columns)}."
             )
         column = table[self.feedback]
-        if not column.dtype.is_numeric() or column.null_count() or not column.is_finite().all():
+        if not column.dtype.is_numeric() or column.null_count() or not column.cast(pl.Float64).is_finite().all():
             raise UserError(
                 f"{path}: feedback column {self.feedback} must hold a finite number in every row; it is {column.dtype} "
                 f"with {column.null_count()} empty. Mend it, or train without data.feedback."
