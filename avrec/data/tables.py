@@ -97,7 +97,8 @@ def read_table(root: Path, name: str, required: Sequence[str], optional: bool = 
     path = found[0]
     try:
         if path.suffix == ".csv":
-            table = pl.read_csv(path, infer_schema_length=None)
+            # Ids are text: read as numbers, 007 and 7 would be one.
+            table = pl.read_csv(path, infer_schema_length=None, schema_overrides=dict.fromkeys(required, pl.String))
         elif path.suffix == ".parquet":
             table = pl.read_parquet(path)
         else:

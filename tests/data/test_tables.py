@@ -70,10 +70,11 @@ def test_an_optional_table_may_be_missing_but_not_broken(tmp_path):
 
 
 @pytest.mark.parametrize("header", ["item_id,title", "\ufeffitem_id,title"])
-def test_ids_keep_their_spelling(tmp_path, header):
-    (tmp_path / "items.csv").write_text(f"{header}\n007,x\n 7 ,y\n7.0,z\n")
+@pytest.mark.parametrize("ids", [["007", "7", "12"], ["1.0", "1.00", "2"], [" 7 ", "8", "abc"]])
+def test_ids_keep_their_spelling(tmp_path, header, ids):
+    (tmp_path / "items.csv").write_text("\n".join([header, *(f"{item_id},x" for item_id in ids)]) + "\n")
     table = read_table(tmp_path, "items", ["item_id"])
-    assert ids_of(table, "item_id", "items").to_list() == ["007", "7", "7.0"]
+    assert ids_of(table, "item_id", "items").to_list() == [item_id.strip() for item_id in ids]
 
 
 def test_ids_are_text_without_space():
