@@ -124,7 +124,9 @@ class TrainBatches(torch.utils.data.Dataset[TrainBatch]):
         trained_BQ = present_BQ & (weight_BQ > 0)
         # A window that starts amid a history has no empty history before it, and its first item was another's target.
         trained_BQ[first_B != self.sequences.starts[user_B], 0] = False
-        users = self.users.of(user_B, target_BQ[:, :-1], present_BQ[:, 1:] & present_BQ[:, :-1], time_BQ[:, :-1])
+        # A window's last item is no history; positions that hold none are blank.
+        past_BL = present_BQ[:, 1:]
+        users = self.users.of(user_B, target_BQ[:, :-1] * past_BL, past_BL, time_BQ[:, :-1] * past_BL)
         return TrainBatch(
             items=self.items(index_U),
             users=users,
