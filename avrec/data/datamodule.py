@@ -33,7 +33,7 @@ class TwoTowerData(pl.LightningDataModule):
         loader_workers: processes that make training batches; 0: the training process itself.
 
     Raises:
-        UserError: nothing to train on.
+        UserError: a number that is not possible, or a split without users.
     """
 
     ITEMS_PER_BATCH = 256
@@ -51,9 +51,13 @@ class TwoTowerData(pl.LightningDataModule):
         loader_workers: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("users_per_batch", users_per_batch), ("history_length", history_length)):
-            if value < 1:
-                raise UserError(f"datamodule.{name}={value} is not possible. Give a number of at least 1.")
+        for name, value, least in (
+            ("users_per_batch", users_per_batch, 1),
+            ("history_length", history_length, 1),
+            ("loader_workers", loader_workers, 0),
+        ):
+            if value < least:
+                raise UserError(f"datamodule.{name}={value} is not possible. Give a number of at least {least}.")
         self.catalogue = catalogue
         self.prepare = prepare
         self.users_per_batch = users_per_batch
@@ -201,3 +205,4 @@ class ResumableLoader(DataLoader[Any]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on there."""
         self.windows.load_state_dict(state)
+        self.used = self.windows.first_batch
