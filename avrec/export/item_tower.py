@@ -212,7 +212,7 @@ def load_item_tower(folder: str | Path, device: str = "cpu") -> ExportedItemTowe
         config["modality_dropout"],
         config["normalize"],
     )
-    missing, unexpected = tower.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    missing, unexpected = tower.load_state_dict(load_file(_file(folder, "model.safetensors")), strict=False)
     left = [name for name in [*missing, *unexpected] if not name.endswith("_extra_state")]
     if left:
         raise UserError(f"{folder}/model.safetensors does not fit its config.json: {left[:3]}. Export it again.")
@@ -226,11 +226,20 @@ def _restore_preprocess(folder: Path, encoders: Mapping[str, Encoder]) -> None:
     if "text" in encoders:
         from transformers import AutoTokenizer
 
-        encoders["text"].preprocess.tokenizer = AutoTokenizer.from_pretrained(folder)  # type: ignore[union-attr]
+        text: Any = encoders["text"]
+        # Without a configuration of its own it would read the folder's config.json, and wonder.
+        text.preprocess.tokenizer = AutoTokenizer.from_pretrained(folder, config=text.network.config)
+
+
+def _file(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        raise UserError(f"{folder} has no {name}: it is not an exported item tower. Give RUN/item_tower.")
+    return folder / name
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    path = folder / name
-    if not path.is_file():
-        raise UserError(f"{folder} has no {name}: it is not an exported item tower. Give RUN/item_tower.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    path = _file(folder, name)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} could not be read as JSON: {error}. Export it again.") from error

@@ -1,0 +1,359 @@
+"""Exported item towers: a stranger's vectors are the run's."""
+
+import json
+import os
+import subprocess
+import sys
+import wave
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import avrec
+from avrec.batch import RawItem, UserError
+from avrec.data.batches import Identity, ItemBatches
+from avrec.data.preparation import prepare_content
+from avrec.data.sources.folder import FolderSource
+from avrec.data.tables import Catalogue
+from avrec.export import item_tower as export_module
+from avrec.export.item_tower import FUSIONS, export_item_tower
+from avrec.towers.encoders.audio import AudioEncoder
+from avrec.towers.encoders.identity import IdentityEncoder
+from avrec.towers.encoders.text import TextEncoder
+from avrec.towers.encoders.vision import VisionEncoder
+from avrec.towers.item_tower import ItemTower
+
+DIM = 8
+FEW = 10
+VARIANTS = {name: (name, "all") for name in FUSIONS} | {
+    "frozen": ("ConcatFusion", "none"),
+    "half_frozen": ("GatedFusion", 1),
+}
+NEW = {"title": "A brand new upload", "description": "Nobody has seen it"}
+
+
+@dataclass
+class Run:
+    """A tower, what it read in the run, and what was exported."""
+
+    catalogue: Catalogue
+    tower: ItemTower
+    trained_N: Any
+    folder: Path
+    cache: Path
+
+    def vectors(self, items: list[RawItem], trained_N: Any) -> Any:
+        """The run's road: content store, item batches, tower."""
+        content: dict[str, Any] = {}
+        for name, encoder in self.tower.encoders.items():
+            if encoder.preprocess is None:
+                content[name] = Identity(trained_N)
+            else:
+                frozen = encoder.frozen_layers()
+                content[name] = prepare_content(items, encoder.preprocess, self.cache, workers=0, frozen=frozen)
+        batch = ItemBatches(content)(np.arange(len(items)))
+        with torch.no_grad():
+            return self.tower.eval()(batch).numpy()
+
+    def export(self, folder: Path) -> Path:
+        ids = [item.item_id for item in self.catalogue.items]
+        return export_item_tower(self.tower, folder, ids, self.trained_N, self.catalogue.text_columns)
+
+
+def make_tower(catalogue: Catalogue, fusion: str, trainable: str | int) -> ItemTower:
+    torch.manual_seed(len(fusion))
+    encoders = {
+        "text": TextEncoder(width=16, depth=2, heads=2, vocab_size=300, max_tokens=24, trainable_layers=trainable),
+        "vision": VisionEncoder(size=32, video_frames=2, trainable_layers=trainable),
+        "audio": AudioEncoder(seconds=1.0, mels=16, width=16, depth=2, heads=2, trainable_layers=trainable),
+        "identity": IdentityEncoder(len(catalogue.items), width=6),
+    }
+    options = {"heads": 2} if fusion == "AttentionFusion" else {}
+    tower = ItemTower(encoders, partial(FUSIONS[fusion], **options), DIM)
+    for encoder in encoders.values():
+        if encoder.preprocess is not None:
+            encoder.preprocess.fit(catalogue.items)
+    for parameter in tower.parameters():
+        # Away from what a fresh network has, so that a weight that is not exported shows.
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    for projection in tower.project.values():
+        projection[0].fit(torch.randn(9, projection[0].mean.numel()))
+    return tower
+
+
+@pytest.fixture(scope="module")
+def catalogue(demo_root) -> Catalogue:
+    whole = FolderSource(demo_root).load()
+    return replace(whole, items=whole.items[:FEW])
+
+
+@pytest.fixture(scope="module")
+def rows(demo_root) -> list[dict[str, Any]]:
+    """The first items as mappings of raw text and files."""
+    columns = ["item_id", "title", "description", "image", "video"]
+    table = pl.read_csv(demo_root / "items.csv").select(columns).head(FEW)
+    return [
+        {key: str(demo_root / value) if key in ("image", "video") and value else value for key, value in row.items()}
+        for row in table.to_dicts()
+    ]
+
+
+@pytest.fixture(scope="module")
+def runs(catalogue, tmp_path_factory) -> dict[str, Run]:
+    root = tmp_path_factory.mktemp("runs")
+    trained_N = np.arange(len(catalogue.items)) % 4 != 1
+    made = {}
+    for name, (fusion, trainable) in VARIANTS.items():
+        run = Run(catalogue, make_tower(catalogue, fusion, trainable), trained_N, root / name, root / "cache")
+        run.export(run.folder)
+        made[name] = run
+    return made
+
+
+@pytest.fixture(scope="module")
+def run(runs) -> Run:
+    return runs["ConcatFusion"]
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    return avrec.load_item_tower(run.folder)
+
+
+@pytest.fixture(scope="module")
+def files(demo_root, tmp_path_factory) -> dict[str, Path]:
+    """Files of an upload that is in no catalogue, and a broken one."""
+    folder = tmp_path_factory.mktemp("upload")
+    with wave.open(str(folder / "new.wav"), "wb") as sound:
+        sound.setparams((1, 2, 16000, 0, "NONE", ""))
+        samples = np.sin(np.arange(9000) / 9) * 9000
+        sound.writeframes(samples.astype("<i2").tobytes())
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    video = next((demo_root / "videos").iterdir())
+    image = next((demo_root / "posters").iterdir())
+    return {"audio": folder / "new.wav", "broken": folder / "broken.jpg", "video": video, "image": image}
+
+
+STRANGER = """
+import json, pickle, sys
+import numpy as np
+import torch
+import avrec
+
+def refuse(*args, **kwargs):
+    raise RuntimeError("something was unpickled")
+
+work = json.load(sys.stdin)
+first = next(iter(work["folders"].values()))
+avrec.load_item_tower  # imports may unpickle; loading a tower may not
+pickle.load = pickle.loads = pickle.Unpickler = torch.load = refuse
+vectors = {name: avrec.load_item_tower(folder).embed(work["items"]) for name, folder in work["folders"].items()}
+assert all(array.dtype == np.float32 for array in vectors.values())
+np.savez(work["out"], **vectors)
+"""
+
+
+@pytest.fixture(scope="module")
+def stranger(runs, rows, files, tmp_path_factory):
+    """A fresh process that embeds the first items and a new one with every exported tower; it starts at once."""
+    out = tmp_path_factory.mktemp("stranger") / "vectors.npz"
+    new = NEW | {"video": str(files["video"]), "audio": str(files["audio"])}
+    folders = {name: str(run.folder) for name, run in runs.items()}
+    environment = os.environ | {"PYTHONPATH": str(Path(avrec.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", STRANGER],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=out.parent,
+        env=environment,
+    )
+    process.stdin.write(json.dumps({"folders": folders, "items": [*rows, new], "out": str(out)}))
+    process.stdin.close()
+    process.stdin = None
+    yield process, out
+    process.kill()
+    process.wait()
+
+
+def test_a_stranger_is_on_the_way(stranger):
+    """Starts it, so that it imports torch while the other tests run; the last test reads what it found."""
+    assert stranger[0].pid
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_vectors_do_not_depend_on_the_batch(exported, rows, run, batch_size):
+    expected = run.vectors(run.catalogue.items, run.trained_N)
+    np.testing.assert_allclose(exported.embed(rows, batch_size=batch_size), expected, atol=1e-5)
+
+
+def test_raw_items_of_the_catalogue(exported, run):
+    vectors = exported.embed(run.catalogue.items)
+    np.testing.assert_allclose(vectors, run.vectors(run.catalogue.items, run.trained_N), atol=1e-5)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_nothing_to_embed(exported):
+    assert exported.embed([]).shape == (0, DIM) == (0, exported.dim)
+
+
+@pytest.mark.parametrize(
+    "kinds", [("title",), ("image",), ("video",), ("audio",), ("audio", "title"), ("image", "video", "audio", "title")]
+)
+def test_new_items_with_any_modalities(exported, run, files, kinds):
+    item = {kind: NEW["title"] if kind == "title" else files[kind] for kind in kinds}
+    raw = RawItem("new", NEW["title"] if "title" in kinds else None, **{k: files[k] for k in kinds if k != "title"})
+    expected = run.vectors([raw], np.array([False]))
+    np.testing.assert_allclose(exported.embed([item]), expected, atol=1e-5)
+    assert np.abs(exported.embed([item, {"text": "other"}])[0] - expected[0]).max() < 1e-5
+
+
+def test_an_identity_is_the_trained_items_own(exported, run):
+    title = {"title": "the same"}
+    ids = [None, "stranger", *(run.catalogue.items[n].item_id for n in (0, 1, 2))]
+    vectors = exported.embed([title | {"item_id": item_id} for item_id in ids])
+    # Item 1 is not trained: it is as unknown as the stranger.
+    np.testing.assert_allclose(vectors[[1, 3]], vectors[[0, 0]], atol=1e-6)
+    assert np.abs(vectors[[2, 4]] - vectors[0]).max(1).min() > 1e-3
+    assert len(exported.rows) == run.trained_N.sum()
+
+
+def test_text_is_joined_as_in_the_catalogue(exported):
+    vectors = exported.embed([NEW, {"text": ". ".join(NEW.values())}, dict(reversed(NEW.items()))])
+    np.testing.assert_allclose(vectors[1:], vectors[[0, 0]], atol=1e-6)
+
+
+def test_paths_may_be_relative(exported, files, monkeypatch):
+    monkeypatch.chdir(files["audio"].parent)
+    np.testing.assert_array_equal(exported.embed([{"audio": "new.wav"}]), exported.embed([{"audio": files["audio"]}]))
+
+
+def test_unknown_keys_are_named(exported):
+    with pytest.raises(
+        UserError, match=r"keys \['plot', 'year'\], which this tower does not read\. It reads .*'title'"
+    ):
+        exported.embed([NEW, {"title": "x", "year": 1999, "plot": "y"}])
+
+
+@pytest.mark.parametrize("name", ["broken", "missing"])
+def test_a_broken_file(exported, files, name):
+    path = files["broken"].parent / ("broken.jpg" if name == "broken" else "nowhere.jpg")
+    item = NEW | {"item_id": "up", "image": path}
+    message = rf"{path} of item 'up' could not be decoded: .+ Mend the file, or give skip_broken=True"
+    with pytest.raises(UserError, match=message):
+        exported.embed([item])
+    np.testing.assert_allclose(exported.embed([item], skip_broken=True), exported.embed([NEW]), atol=1e-6)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_an_item_with_nothing(run, files, tmp_path, broken):
+    tower = ItemTower({"vision": run.tower.encoders["vision"]}, FUSIONS["MeanFusion"], DIM)
+    exported = avrec.load_item_tower(export_item_tower(tower, tmp_path / "vision", ["a"], np.array([True])))
+    assert exported.rows == {}
+    item = {"item_id": "up", "text": "words"} | ({"image": files["broken"]} if broken else {})
+    message = r"Item 'up' has nothing that this tower reads\. It reads vision; give at least one"
+    with pytest.raises(UserError, match=message):
+        exported.embed([{"image": files["image"]}, item], skip_broken=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"has no config\.json: it is not an exported item tower\. Give RUN/item_tower"),
+        (
+            {"model_type": "bert"},
+            r"is of model_type 'bert', format None\. This version reads 'avrec_item_tower', format 1",
+        ),
+        ({"model_type": "avrec_item_tower", "format": 2}, r"format 2\. This version reads .*format 1.*Export it again"),
+        ("{", r"config\.json could not be read as JSON: .+Export it again"),
+    ],
+)
+def test_not_an_export(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        avrec.load_item_tower(tmp_path)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="not an exported item tower"):
+        avrec.load_item_tower(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["preprocessor_config.json", "item_ids.json", "model.safetensors"])
+def test_an_export_that_lost_a_file(run, tmp_path, name):
+    folder = run.export(tmp_path / "tower")
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=rf"has no {name}: it is not an exported item tower"):
+        avrec.load_item_tower(folder)
+
+
+def test_weights_of_another_tower(run, tmp_path):
+    folder = run.export(tmp_path / "tower")
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("encoders.identity.table.weight")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"does not fit its config\.json: \['encoders\.identity\.table\.weight'\]"):
+        avrec.load_item_tower(folder)
+
+
+def test_an_older_export_is_replaced_as_a_whole(runs, tmp_path, rows):
+    folder = tmp_path / "deep" / "tower"
+    runs["MeanFusion"].export(folder)
+    (folder / "stale.txt").write_text("old")
+    assert runs["GatedFusion"].export(folder) == folder
+    assert not (folder / "stale.txt").exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["tower"]
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert json.loads((folder / "config.json").read_text())["fusion"]["name"] == "GatedFusion"
+
+
+def test_an_export_that_fails_leaves_the_older_one(run, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    folder = run.export(tmp_path / "tower")
+    before = sorted(folder.iterdir())
+    monkeypatch.setattr(export_module, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        run.export(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["tower"]
+    assert sorted(folder.iterdir()) == before
+
+
+def test_an_export_is_json_and_safetensors(runs):
+    for run in runs.values():
+        for path in run.folder.rglob("*"):
+            assert path.suffix in (".json", ".safetensors"), path
+            if path.suffix == ".json":
+                json.loads(path.read_text())
+        load_file(run.folder / "model.safetensors")
+
+
+def test_exporting_an_export_changes_nothing(run, exported, tmp_path):
+    ids = [item.item_id for item in run.catalogue.items]
+    again = export_item_tower(exported.tower, tmp_path / "again", ids, run.trained_N, exported.text_columns)
+    names = sorted(path.name for path in run.folder.iterdir())
+    assert sorted(path.name for path in again.iterdir()) == names
+    for name in names:
+        assert (again / name).read_bytes() == (run.folder / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_strangers_vectors_are_the_runs(runs, stranger, files, variant):
+    process, out = stranger
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    run = runs[variant]
+    new = RawItem("new", ". ".join(NEW.values()), video=files["video"], audio=files["audio"])
+    expected = run.vectors([*run.catalogue.items, new], np.append(run.trained_N, False))
+    with np.load(out) as found:
+        np.testing.assert_allclose(found[variant], expected, atol=1e-5)
