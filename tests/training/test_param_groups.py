@@ -1,43 +1,142 @@
 """avrec.training.param_groups: who decays, who learns slowly, and the schedule."""
 
+import math
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from avrec.training.param_groups import adamw, param_groups, warmup_cosine
+from avrec.batch import RawItem
+from avrec.towers.encoders.audio import AudioEncoder
+from avrec.towers.encoders.identity import IdentityEncoder
+from avrec.towers.encoders.text import TextEncoder
+from avrec.towers.encoders.vision import VisionEncoder
+from avrec.towers.fusion import AttentionFusion
+from avrec.towers.history_attention import HistoryAttention
+from avrec.towers.item_tower import ItemTower
+from avrec.towers.ncf import NCF
+from avrec.towers.score import Score
+from avrec.towers.user_tower import UserColumns, UserTower
+from avrec.training.param_groups import adamw, constant, param_groups, warmup_cosine
+
+torch.set_num_threads(1)  # A second thread only waits on tensors this small.
 
 
-class Pretrained(nn.Module):
-    pretrained = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = nn.Linear(2, 2)
+def groups_of(model: nn.Module) -> dict[str, dict[str, Any]]:
+    return {group["name"]: group for group in param_groups(model, lr=1e-2, pretrained_lr=1e-4, weight_decay=0.1)}
 
 
-def test_groups() -> None:
-    model = nn.ModuleDict(
-        {"a": nn.Linear(3, 3), "norm": nn.LayerNorm(3), "table": nn.Embedding(4, 3), "p": Pretrained()}
+def ids(group: dict[str, Any]) -> set[int]:
+    return {id(parameter) for parameter in group["params"]}
+
+
+@pytest.fixture(scope="module")
+def towers() -> nn.ModuleDict:
+    """Both towers: a pretrained picture network cut in the middle, a text network cut in the middle."""
+    text = TextEncoder(width=8, depth=2, heads=2, vocab_size=258, trainable_layers=1)
+    text.preprocess.fit([RawItem("a", "words")])
+    vision = VisionEncoder("test_vit", weights="random", size=32, trainable_layers=1)
+    vision.pretrained = True
+    encoders = {
+        "text": text,
+        "vision": vision,
+        "audio": AudioEncoder(seconds=0.5, width=8, depth=1, heads=2),
+        "identity": IdentityEncoder(5, 4),
+    }
+    users = UserTower(
+        lambda dim: HistoryAttention(dim, 1, 2, 4),
+        lambda dim, columns: NCF(dim, columns, (6,)),
+        UserColumns((3,), 1),
+        5,
+        8,
     )
-    model["a"].weight.requires_grad_(False)
-    groups = {group["name"]: group for group in param_groups(model, 1e-2, 1e-4, 0.1)}
-    assert set(groups) == {"fresh_no_decay", "pretrained", "pretrained_no_decay"}
-    assert len(groups["fresh_no_decay"]["params"]) == 4
-    assert groups["pretrained"]["lr"] == 1e-4
-    assert groups["pretrained"]["weight_decay"] == 0.1
-    assert groups["fresh_no_decay"]["weight_decay"] == 0
-    assert sum(len(group["params"]) for group in groups.values()) == 6
+    return nn.ModuleDict({"item_tower": ItemTower(encoders, AttentionFusion, 8), "user_tower": users, "score": Score()})
 
 
-def test_warmup_then_cosine() -> None:
-    optimizer = adamw(nn.Linear(1, 1), lr=1.0)
-    schedule = warmup_cosine(optimizer, 100, warmup_share=0.1, floor=0.1)
-    rates = []
-    for _ in range(100):
-        rates.append(optimizer.param_groups[0]["lr"])
+def test_every_trained_parameter_is_in_one_group_and_no_frozen_one(towers: nn.ModuleDict) -> None:
+    listed = [id(parameter) for group in groups_of(towers).values() for parameter in group["params"]]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {id(p) for p in towers.parameters() if p.requires_grad}
+    frozen = [p for p in towers.parameters() if not p.requires_grad]
+    assert frozen
+    assert not {id(p) for p in frozen} & set(listed)
+
+
+def test_norms_biases_and_tables_do_not_decay(towers: nn.ModuleDict) -> None:
+    groups = groups_of(towers)
+    assert set(groups) == {"fresh", "fresh_no_decay", "pretrained", "pretrained_no_decay"}
+    assert [groups[n]["weight_decay"] for n in sorted(groups)] == [0.1, 0.0, 0.1, 0.0]
+    still = ids(groups["fresh_no_decay"]) | ids(groups["pretrained_no_decay"])
+    for name, module in towers.named_modules():
+        for own, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                matrix = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and own == "weight"
+                matrix |= own == "in_proj_weight" or (name.endswith("fusion") and own == "kind_MD")
+                assert (id(parameter) in still) != matrix, f"{name}.{own}"
+
+
+def test_pretrained_networks_learn_at_their_own_rate_and_what_stands_on_them_does_not(towers: nn.ModuleDict) -> None:
+    groups = groups_of(towers)
+    assert {name: group["lr"] for name, group in groups.items()} == {
+        "fresh": 1e-2,
+        "fresh_no_decay": 1e-2,
+        "pretrained": 1e-4,
+        "pretrained_no_decay": 1e-4,
+    }
+    vision: Any = towers["item_tower"].encoders["vision"]
+    slow = ids(groups["pretrained"]) | ids(groups["pretrained_no_decay"])
+    assert slow == {id(p) for p in vision.network.parameters() if p.requires_grad}
+    assert id(vision.attend.weight) in ids(groups["fresh"])
+
+
+def test_a_group_without_members_is_left_out() -> None:
+    assert set(groups_of(nn.Linear(2, 2, bias=False))) == {"fresh"}
+    assert set(groups_of(nn.Embedding(2, 2))) == {"fresh_no_decay"}
+
+
+def test_a_row_that_was_not_looked_up_stays() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 1))
+    before = model[0].weight.detach().clone()
+    optimizer = adamw(model, lr=0.1, weight_decay=0.5)
+    model(torch.tensor([1])).sum().backward()
+    optimizer.step()
+    assert torch.equal(model[0].weight[[0, 2, 3]], before[[0, 2, 3]])
+    assert not torch.equal(model[0].weight[1], before[1])
+
+
+def test_adamw_takes_the_groups_rates() -> None:
+    optimizer = adamw(nn.Linear(2, 2), lr=0.5, weight_decay=0.3, betas=(0.8, 0.95))
+    settings = {group["name"]: (group["lr"], group["weight_decay"], group["betas"]) for group in optimizer.param_groups}
+    assert settings == {"fresh": (0.5, 0.3, (0.8, 0.95)), "fresh_no_decay": (0.5, 0.0, (0.8, 0.95))}
+
+
+def rates(steps: int, total: int, **arguments: float) -> list[float]:
+    optimizer = adamw(nn.Linear(1, 1), lr=2.0)
+    schedule = warmup_cosine(optimizer, total, **arguments)
+    seen = []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == pytest.approx(1.0)
-    assert rates[-1] == pytest.approx(0.1, abs=0.01)
-    assert torch.tensor(rates[10:]).diff().max() <= 0
+    return seen
+
+
+def test_warmup_then_cosine_to_the_floor() -> None:
+    seen = rates(101, 100, warmup_share=0.1, floor=0.1)
+    for step, rate in enumerate(seen):
+        cosine = 0.1 + 0.9 * (1 + math.cos(math.pi * (step - 10) / 90)) / 2
+        assert rate == pytest.approx(2.0 * ((step + 1) / 10 if step < 10 else cosine))
+    assert (seen[0], seen[9], seen[10], seen[100]) == pytest.approx((0.2, 2.0, 2.0, 0.2))
+    assert seen[55] == pytest.approx(2.0 * 0.55), "half way down"
+
+
+def test_the_schedule_s_ends() -> None:
+    assert rates(5, 1) == pytest.approx([2.0, 2.0, 0.1, 0.1, 0.1]), "beyond the end it stays at the floor"
+    assert all(rate > 0 for rate in rates(4, 2, floor=0.0)[:2]), "no step is wasted"
+    optimizer = adamw(nn.Linear(1, 1), lr=2.0)
+    schedule = constant(optimizer, 10)
+    optimizer.step()
+    schedule.step()
+    assert schedule.get_last_lr() == [2.0, 2.0]

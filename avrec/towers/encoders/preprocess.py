@@ -13,6 +13,7 @@ import numpy as np
 from avrec.batch import Array, ArraySpec, Decoded, DecodeRequest, RawItem, UserError
 
 SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 
 class VisionPreprocess:
@@ -160,11 +161,19 @@ class TextPreprocess:
         vocab_size: size of the byte-level BPE vocabulary learned from the catalogue's texts, where no
             tokenizer is given.
         tokenizer: a transformers tokenizer, or None: one is learned by ``fit``.
+
+    Raises:
+        UserError: the vocabulary has no room for the 256 bytes.
     """
 
     modality = "text"
 
     def __init__(self, max_tokens: int = 64, vocab_size: int = 4096, tokenizer: Any = None) -> None:
+        if tokenizer is None and vocab_size < SMALLEST_VOCABULARY:
+            raise UserError(
+                f"text.vocab_size={vocab_size} has no room for the 256 bytes and {len(SPECIAL_TOKENS)} special tokens. "
+                f"Give {SMALLEST_VOCABULARY} or more."
+            )
         self.max_tokens = max_tokens
         self.vocab_size = vocab_size
         self.tokenizer = tokenizer
@@ -204,6 +213,8 @@ class TextPreprocess:
         if not decoded.text or not decoded.text.strip():
             return None
         tokens = self.tokenizer(decoded.text, truncation=True, max_length=self.max_tokens)["input_ids"]
+        # A text may spell the padding token out; padding stands at the end alone.
+        tokens = [token for token in tokens if token != self.tokenizer.pad_token_id]
         if not tokens:
             return None
         stored = np.full(self.max_tokens, self.tokenizer.pad_token_id, np.int32)

