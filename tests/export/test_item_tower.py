@@ -278,6 +278,16 @@ def test_an_item_with_nothing(run, files, tmp_path, broken):
         exported.embed([{"image": files["image"]}, item], skip_broken=True)
 
 
+def test_slots_that_the_catalogue_did_not_fill_stay_closed(files, tmp_path):
+    encoder = VisionEncoder(size=32, video_frames=2)
+    encoder.preprocess.fit([RawItem("a", image=files["image"])])
+    tower = ItemTower({"vision": encoder}, FUSIONS["MeanFusion"], DIM)
+    exported = avrec.load_item_tower(export_item_tower(tower, tmp_path / "posters", ["a"], np.array([True])))
+    assert vars(exported.tower.encoders["vision"].preprocess) == vars(encoder.preprocess)
+    both, poster = exported.embed([{"image": files["image"], "video": files["video"]}, {"image": files["image"]}])
+    np.testing.assert_allclose(both, poster, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
