@@ -215,7 +215,7 @@ def stages_of(network: Any) -> list[nn.Module]:
         ]
     if isinstance(network, ResNet):
         stem = nn.Sequential(network.conv1, network.bn1, network.act1, network.maxpool)
-        return [stem, network.layer1, network.layer2, network.layer3, network.layer4]
+        return [stem, *(network.get_submodule(f"layer{n}") for n in range(1, 5))]
     if isinstance(network, ConvNeXt):
         return [network.stem, *network.stages[:-1], _joined(network.stages[-1], network.norm_pre)]
     if isinstance(network, VisionTransformer):
