@@ -79,6 +79,8 @@ class TwoTowerData(pl.LightningDataModule):
         self.trained_N = ~self.tasks["val"].cold_N
         self.parts: dict[str, tuple[Preprocess | None, FrozenLayers | None]] = {}
         self.items: ItemBatches | None = None
+        self.loader: ResumableLoader | None = None
+        self.place: dict[str, Any] = {}
         self.users = UserBatches(catalogue, self.train_sequences.lengths() > 0, history_length)
 
     def connect(self, parts: Mapping[str, tuple[Preprocess | None, FrozenLayers | None]]) -> None:
@@ -114,7 +116,19 @@ class TwoTowerData(pl.LightningDataModule):
             self.trainer.world_size if self.trainer else 1,
         )
         batches = TrainBatches(self.train_sequences, self.items, self.users, self.catalogue.user_ids)
-        return ResumableLoader(batches, sampler, self.loader_workers)
+        self.loader = ResumableLoader(batches, sampler, self.loader_workers)
+        if self.place:
+            self.loader.load_state_dict(self.place)
+        return self.loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the order of windows."""
+        return self.loader.state_dict() if self.loader is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the place for the loader: Lightning's own restoring of loaders comes too late where the schedule asks
+        for the number of steps, which makes the loader first."""
+        self.place = dict(state_dict)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """The catalogue, then the validation users."""
