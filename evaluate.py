@@ -30,14 +30,11 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
     from avrec import config, pipeline
     from avrec.evaluation.protocol import write_results
 
-    run_cfg = config.of_run(cfg.ckpt)
     timing = pipeline.Timing()
     run_dir = Path(cfg.ckpt).resolve().parent.parent
     with timing.part("total"):
         with timing.part("prepare"):
-            source, data, module = pipeline.build(run_cfg)
-            pipeline.load_weights(module, cfg.ckpt)
-            data.prepare_data()
+            run_cfg, source, data, module = pipeline.of_checkpoint(cfg.ckpt)
         with timing.part("test"):
             trainer = config.build_ranking_trainer(run_cfg)
             results = pipeline.measure(trainer, module, data, source, cfg.split, cfg.ks, cfg.metrics)

@@ -64,10 +64,10 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
     log.info("%s", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in timing.seconds.items()))
     log.info("run folder: %s", run_dir)
     metrics = pipeline.by_name(results)
+    if trainer.logger:
+        trainer.logger.log_metrics({f"test/{name}": value for name, value in metrics.items()})
     if best_value is not None:
         metrics[cfg.monitor] = float(best_value)
-    if trainer.logger:
-        trainer.logger.log_metrics({f"test/{name}": value for name, value in pipeline.by_name(results).items()})
     objects = {"source": source, "data": data, "module": module, "trainer": trainer, "results": results}
     return metrics, objects
 

@@ -48,8 +48,7 @@ def instantiate(node: Any, where: str, **more: Any) -> Any:
         # Not handed to Hydra: it would turn dataclasses into configs.
         return hydra.utils.instantiate(node, _partial_=True)(**more)
     except errors.MissingMandatoryValue as error:
-        key = getattr(error, "full_key", None) or where
-        raise UserError(f"{key} must be given and is not. Add {key}=VALUE to the command.") from error
+        raise UserError(_must_be_given(error.full_key or where)) from error
     except InstantiationException as error:
         cause = error.__cause__
         while isinstance(cause, InstantiationException):
@@ -57,13 +56,16 @@ def instantiate(node: Any, where: str, **more: Any) -> Any:
         if isinstance(cause, UserError):
             raise cause from None
         if isinstance(cause, errors.MissingMandatoryValue):
-            key = cause.full_key or where
-            raise UserError(f"{key} must be given and is not. Add {key}=VALUE to the command.") from error
+            raise UserError(_must_be_given(cause.full_key or where)) from error
         if isinstance(cause, ImportError) or "Error locating target" in str(error):
             raise UserError(f"{where}: {_target_of(error)} Install its package: make pretrained.") from error
         if isinstance(cause, TypeError):
             raise UserError(f"{where}: {cause}. Look at conf/ for what it takes.") from error
         raise (cause or error) from None
+
+
+def _must_be_given(key: str) -> str:
+    return f"{key} must be given and is not. Add {key}=VALUE to the command."
 
 
 def _target_of(error: Exception) -> str:
@@ -274,7 +276,7 @@ def explain(error: Exception, config_name: str) -> str:
         return f"{group}={name} is not there. {nearest(name, options)} {group} can be {', '.join(options)}."
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:
-        return f"{missing.group(1)} must be given and is not. Add {missing.group(1)}=VALUE to the command."
+        return _must_be_given(missing.group(1))
     return " ".join(lines[:2])
 
 

@@ -1,6 +1,5 @@
 """What the entry scripts share: measure a model, and bring a run back from its checkpoint."""
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from avrec.data.datamodule import TwoTowerData
     from avrec.evaluation.protocol import Result
     from avrec.training.module import TwoTowerModule
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -59,7 +56,7 @@ class Validate:
 
 
 def build(cfg: "DictConfig") -> tuple[Any, "TwoTowerData", "TwoTowerModule"]:
-    """Source, data and module of a config, content prepared."""
+    """Source, data and module of a config; content is not prepared yet, since weights may bring a tokenizer."""
     import pytorch_lightning as pl
 
     from avrec import config
@@ -69,6 +66,21 @@ def build(cfg: "DictConfig") -> tuple[Any, "TwoTowerData", "TwoTowerModule"]:
     data = config.build_data(cfg, source)
     validate = Validate(data.tasks["val"], cfg.evaluation.validate)
     return source, data, config.build_module(cfg, data, validate)
+
+
+def of_checkpoint(ckpt: str | Path) -> tuple["DictConfig", Any, "TwoTowerData", "TwoTowerModule"]:
+    """A run brought back: its config, source, data and the module with a checkpoint's weights, content prepared.
+
+    Raises:
+        UserError: there is no such checkpoint, or it does not fit its run.
+    """
+    from avrec import config
+
+    cfg = config.of_run(ckpt)
+    source, data, module = build(cfg)
+    load_weights(module, ckpt)
+    data.prepare_data()
+    return cfg, source, data, module
 
 
 def load_weights(module: "TwoTowerModule", ckpt: str | Path) -> None:
@@ -107,8 +119,7 @@ def measure(
     from avrec.evaluation.ranking import EmbeddingScorer
 
     task = data.tasks[which]
-    loaders = data.test_dataloader() if which == "test" else data.val_dataloader()
-    trainer.test(module, loaders, verbose=False)
+    trainer.test(module, data.ranking_loaders(which), verbose=False)
     scorers: dict[str, Any] = {
         "avrec": EmbeddingScorer(module.query_ED.cpu(), module.item_ND.cpu()),
         "popularity": PopularityScorer(task),
@@ -157,15 +168,14 @@ def show(results: "Sequence[Result]") -> None:
 
 def data_summary(data: "TwoTowerData") -> dict[str, Any]:
     """Counts for metrics.json."""
-    role = data.split.role
+    from avrec.data.splits import ROLES
+
     assert data.items is not None
     return {
         "items": len(data.catalogue.items),
         "users": len(data.catalogue.user_ids),
         "interactions": len(data.catalogue.log),
-        "train": int((role == 0).sum()),
-        "val": int((role == 1).sum()),
-        "test": int((role == 2).sum()),
+        **{name: int((data.split.role == role).sum()) for name, role in ROLES.items()},
         "cold_items": int((~data.trained_N).sum()),
         "present": {name: int(c.present_N.sum()) for name, c in data.items.content.items()},
         "dropped": {which: task.dropped for which, task in data.tasks.items()},

@@ -1,6 +1,5 @@
 """The LightningDataModule: from a source to batches."""
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,10 +12,8 @@ from avrec.batch import FrozenLayers, ItemBatch, Preprocess, RankingTask, UserBa
 from avrec.data.batches import Identity, ItemBatches, PreparedContent, TrainBatches, UserBatches
 from avrec.data.sampling import WindowSampler
 from avrec.data.sequences import Sequences
-from avrec.data.splits import TRAIN, Splitter, ranking_task
+from avrec.data.splits import ROLES, TRAIN, Splitter, ranking_task
 from avrec.data.tables import Catalogue
-
-log = logging.getLogger(__name__)
 
 
 class TwoTowerData(pl.LightningDataModule):
@@ -132,13 +129,14 @@ class TwoTowerData(pl.LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """The catalogue, then the validation users."""
-        return self._ranking_loaders("val")
+        return self.ranking_loaders("val")
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """The catalogue, then the test users."""
-        return self._ranking_loaders("test")
+        return self.ranking_loaders("test")
 
-    def _ranking_loaders(self, which: str) -> list[DataLoader[Any]]:
+    def ranking_loaders(self, which: str) -> list[DataLoader[Any]]:
+        """The catalogue, then the users of a split."""
         return [_loader(batches) for batches in (self.item_batches(), self.user_batches(which))]
 
     def item_batches(self) -> "Chunks":
@@ -158,7 +156,7 @@ class TwoTowerData(pl.LightningDataModule):
     def user_batches(self, which: str) -> "Chunks":
         """The users of a task, with the histories that the task allows."""
         task = self.tasks[which]
-        history = self._sequences(self.split.role < {"val": 1, "test": 2}[which])
+        history = self._sequences(self.split.role < ROLES[which])
         return Chunks(len(task), self.USERS_PER_BATCH, lambda part: self.users.latest(task.user_index_E[part], history))
 
     def _sequences(self, keep: Any) -> Sequences:

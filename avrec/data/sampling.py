@@ -41,14 +41,18 @@ class WindowSampler:
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
-        self.first_batch = 0
-        self.resumed = (0, 0)
+        self.resumed_epoch = 0
+        self.resumed_batch = 0
+
+    @property
+    def first_batch(self) -> int:
+        """The first batch of this epoch that is still to come: not 0 only in the epoch that a run was resumed in."""
+        return self.resumed_batch if self.epoch == self.resumed_epoch else 0
 
     def set_epoch(self, epoch: int) -> None:
         """The order of epoch ``epoch``, from its first batch, or from where a resumed run stopped in it."""
-        # Lightning sets epoch 0 once more between a checkpoint's loading and the first step: the place must outlive it.
-        resumed_epoch, resumed_batch = self.resumed
-        self.epoch, self.first_batch = epoch, resumed_batch if epoch == resumed_epoch else 0
+        # Lightning sets epoch 0 once more between a checkpoint's loading and the first step: the place outlives it.
+        self.epoch = epoch
 
     def windows(self) -> Array:
         """(W, 3): user, first row, row after the last; shuffled."""
@@ -93,8 +97,9 @@ class WindowSampler:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state`` stood."""
-        self.epoch, self.first_batch, self.seed = state["epoch"], state["first_batch"], state["seed"]
-        self.resumed = (self.epoch, self.first_batch)
+        self.seed = state["seed"]
+        self.epoch = self.resumed_epoch = state["epoch"]
+        self.resumed_batch = state["first_batch"]
 
 
 def log_inclusion(share: Array, draws: int) -> Array:

@@ -9,6 +9,7 @@ from avrec.batch import Array, Ragged, RankingTask, UserError
 from avrec.data.tables import Interactions
 
 TRAIN, VAL, TEST = 0, 1, 2
+ROLES = {"train": TRAIN, "val": VAL, "test": TEST}
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def ranking_task(log: Interactions, split: Split, which: str, num_items: int, se
         num_items: items of the catalogue; all of them are candidates.
         seen_filter: leave history items out of the ranking, and out of what is to be found.
     """
-    target_role = {"val": VAL, "test": TEST}[which]
+    target_role = ROLES[which]
     past = split.role < target_role
     asked = (split.role == target_role) & (log.weight > 0)
     dropped = {"weight_zero": int((split.role == target_role).sum() - asked.sum()), "already_seen": 0, "repeated": 0}

@@ -63,17 +63,16 @@ class ItemTower(nn.Module):
         normalize: bool = True,
     ) -> None:
         super().__init__()
-        chosen = {name: encoders[name] for name in MODALITIES if encoders.get(name) is not None}
+        chosen = {name: encoder for name in MODALITIES if (encoder := encoders.get(name)) is not None}
         unknown = set(encoders) - set(MODALITIES)
         if unknown or not chosen:
             given = f"unknown modalities {sorted(unknown)}" if unknown else "no encoder"
             raise UserError(f"The item tower was given {given}. It needs one or more of {', '.join(MODALITIES)}.")
-        self.encoders = nn.ModuleDict(chosen)  # type: ignore[arg-type]
+        self.encoders = nn.ModuleDict(chosen)
         self.project = nn.ModuleDict(
             {
                 name: nn.Sequential(Standardise(e.out_dim), nn.Linear(e.out_dim, dim), nn.LayerNorm(dim))
                 for name, e in chosen.items()
-                if e
             }
         )
         self.fusion = fusion(len(chosen), dim)

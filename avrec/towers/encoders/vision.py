@@ -211,23 +211,19 @@ def stages_of(network: Any) -> list[nn.Module]:
         return [
             nn.Sequential(network.conv_stem, network.bn1),
             *network.blocks[:-1],
-            _joined(network.blocks[-1], head),
+            nn.Sequential(network.blocks[-1], head),
         ]
     if isinstance(network, ResNet):
         stem = nn.Sequential(network.conv1, network.bn1, network.act1, network.maxpool)
         return [stem, *(network.get_submodule(f"layer{n}") for n in range(1, 5))]
     if isinstance(network, ConvNeXt):
-        return [network.stem, *network.stages[:-1], _joined(network.stages[-1], network.norm_pre)]
+        return [network.stem, *network.stages[:-1], nn.Sequential(network.stages[-1], network.norm_pre)]
     if isinstance(network, VisionTransformer):
-        return [_Embed(network), *network.blocks[:-1], _joined(network.blocks[-1], network.norm)]
+        return [_Embed(network), *network.blocks[:-1], nn.Sequential(network.blocks[-1], network.norm)]
     raise UserError(
         f"vision.trainable_layers as a number needs an EfficientNet, ResNet, ConvNeXt or ViT of timm; "
         f"{type(network).__name__} is none of them. Give 'all' or 'none'."
     )
-
-
-def _joined(last: nn.Module, tail: nn.Module) -> nn.Sequential:
-    return nn.Sequential(last, tail)
 
 
 class _Embed(nn.Module):
