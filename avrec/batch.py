@@ -158,18 +158,20 @@ class FrozenLayers(Protocol):
 class OnDevice:
     """A dataclass of tensors (nested, or in mappings) that can be moved to a device as one."""
 
-    def to(self, device: Any, non_blocking: bool = False) -> Self:
-        """The same batch on ``device``."""
-        names = [f.name for f in fields(self)]  # type: ignore[arg-type]
-        moved = {name: _moved(getattr(self, name), device, non_blocking) for name in names}
-        return type(self)(**moved)
+    def to(self, device: Any) -> Self:
+        """The same batch on ``device``; copies to a GPU do not wait."""
+        return type(self)(**{f.name: _moved(getattr(self, f.name), device) for f in fields(self)})  # type: ignore[arg-type]
 
 
-def _moved(value: Any, device: Any, non_blocking: bool) -> Any:
+def _moved(value: Any, device: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _moved(inner, device, non_blocking) for key, inner in value.items()}
+        return {key: _moved(inner, device) for key, inner in value.items()}
+    if isinstance(value, OnDevice):
+        return value.to(device)
     if hasattr(value, "to"):
-        return value.to(device, non_blocking=non_blocking)
+        # From a GPU, a copy that does not wait could be read before it is there.
+        kind = getattr(device, "type", str(device).partition(":")[0])
+        return value.to(device, non_blocking=kind == "cuda")
     return value
 
 

@@ -193,7 +193,7 @@ def _report_failures(
         raise UserError(
             f"{found} ({failed / named:.1%}); at most {max_failed_share:.1%} may. The first: {first}. "
             f"All of them are listed in {report}. Mend or remove these files, or raise the limit with "
-            f"datamodule.max_failed_share={enough}."
+            f"datamodule.prepare.max_failed_share={enough}."
         )
     logger.warning("%s; training goes on without. The first: %s. All of them: %s", found, first, report)
 

@@ -61,7 +61,7 @@ class WindowSampler:
         # As few windows as possible hold all targets; the slack decides where the first of them may end.
         least = (length - 1) - (self._pieces() - 1) * self.history_length
         offset = rng.integers(np.clip(least, 0, self.history_length), self.history_length + 1)
-        rows = [self._cut(user, int(length[user]), int(offset[user])) for user in np.flatnonzero(length)]
+        rows = [self._cut(int(user), int(length[user]), int(offset[user])) for user in np.flatnonzero(length)]
         windows = np.concatenate(rows) if rows else np.zeros((0, 3), np.int64)
         return windows[rng.permutation(len(windows))]
 

@@ -89,7 +89,7 @@ def _fill(
     _write_json(folder / "config.json", config)
     _write_json(folder / "preprocessor_config.json", preprocess)
     if "identity" in encoders:
-        rows = {item_ids[index]: int(index) + 1 for index in np.flatnonzero(trained_N)}
+        rows = {item_ids[index]: index + 1 for index in np.flatnonzero(trained_N).tolist()}
         _write_json(folder / "item_ids.json", rows)
     if "text" in encoders:
         encoders["text"].preprocess.tokenizer.save_pretrained(folder)  # type: ignore[union-attr]

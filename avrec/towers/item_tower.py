@@ -21,6 +21,9 @@ class Standardise(nn.Module):
         width: number of features.
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(width))

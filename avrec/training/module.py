@@ -184,7 +184,3 @@ class TwoTowerModule(pl.LightningModule):
         np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
         version, state, gauss = states["python"]
         random.setstate((version, tuple(state), gauss))
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch as one."""
-        return batch.to(device, non_blocking=True)

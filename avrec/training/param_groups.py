@@ -1,57 +1,79 @@
 """Optimizer and schedule: which parameters decay, which learn slowly, and how the rate moves."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from avrec.towers.encoders.base import Encoder
 
-def param_groups(model: nn.Module, lr: float, pretrained_lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Trained parameters in up to four groups: fresh or pretrained, with or without weight decay.
+
+def param_groups(model: nn.Module, rates: Mapping[str, float], weight_decay: float) -> list[dict[str, Any]]:
+    """Trained parameters in groups: by learning rate, with or without weight decay.
 
     Norms, biases and other vectors and scalars do not decay, nor do tables: a row that was not looked up must not
     shrink. Frozen parameters are left out.
 
     Args:
-        model: its submodules with ``pretrained = True`` get ``pretrained_lr`` for their ``network``.
-        lr: learning rate of fresh parameters.
-        pretrained_lr: learning rate of pretrained encoders.
+        model: what is trained.
+        rates: learning rates, by what they are for: ``pretrained`` (the networks of encoders whose weights come from
+            elsewhere), ``encoder`` (what else reads content), ``tower`` (everything above, and the tables).
         weight_decay: of the groups that decay.
     """
-    pretrained = {
-        id(parameter)
-        for module in model.modules()
-        if getattr(module, "pretrained", False)
-        for parameter in module.network.parameters()
-    }
+    part_of = _parts(model)
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             decays = parameter.ndim > 1 and id(parameter) not in tables
-            groups.setdefault((id(parameter) in pretrained, decays), []).append(parameter)
+            groups.setdefault((part_of.get(id(parameter), "tower"), decays), []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": pretrained_lr if is_pretrained else lr,
+            "lr": rates[part],
             "weight_decay": weight_decay if decays else 0.0,
-            "name": f"{'pretrained' if is_pretrained else 'fresh'}{'' if decays else '_no_decay'}",
+            "name": f"{part}{'' if decays else '_no_decay'}",
         }
-        for (is_pretrained, decays), parameters in sorted(groups.items())
+        for (part, decays), parameters in sorted(groups.items())
     ]
+
+
+def _parts(model: nn.Module) -> dict[int, str]:
+    """``encoder`` or ``pretrained`` for the parameters of encoders that read content."""
+    part_of: dict[int, str] = {}
+    for module in model.modules():
+        if isinstance(module, Encoder) and module.preprocess is not None:
+            part_of |= {id(parameter): "encoder" for parameter in module.parameters()}
+            if module.pretrained:
+                network = module.get_submodule("network")
+                part_of |= {id(parameter): "pretrained" for parameter in network.parameters()}
+    return part_of
 
 
 def adamw(
     model: nn.Module,
-    lr: float = 1e-3,
-    pretrained_lr: float = 2e-5,
-    weight_decay: float = 0.01,
+    lr: float = 5e-3,
+    encoder_lr: float = 5e-4,
+    pretrained_lr: float = 5e-5,
+    weight_decay: float = 0.05,
     betas: tuple[float, float] = (0.9, 0.98),
 ) -> torch.optim.AdamW:
-    """AdamW over ``param_groups``."""
-    groups = param_groups(model, lr, pretrained_lr, weight_decay)
+    """AdamW over ``param_groups``.
+
+    A tower's top must follow what its encoders give; where those move as fast as it does, it never catches up.
+
+    Args:
+        model: what is trained.
+        lr: of everything above the encoders, and of the tables.
+        encoder_lr: of encoders with random weights.
+        pretrained_lr: of pretrained encoders.
+        weight_decay: of matrices.
+        betas: of AdamW.
+    """
+    groups = param_groups(model, {"tower": lr, "encoder": encoder_lr, "pretrained": pretrained_lr}, weight_decay)
     return torch.optim.AdamW(groups, lr=lr, betas=(float(betas[0]), float(betas[1])))
 
 

@@ -188,7 +188,7 @@ def test_many_failures_stop(items: list[RawItem], cache: Path) -> None:
     assert "(50.0%); at most 5.0% may" in message
     assert f"item i1: {items[1].image} is empty" in message
     assert str(cache / "quarantine.json") in message
-    assert "datamodule.max_failed_share=0.5" in message
+    assert "datamodule.prepare.max_failed_share=0.5" in message
     assert len(json.loads((cache / "quarantine.json").read_text())) == 3
     assert prepare_content(items, Thumbnail(), cache, max_failed_share=0.5).present_N.sum() == 3
 

@@ -92,7 +92,7 @@ def make_tower(catalogue: Catalogue, fusion: str, trainable: str | int) -> ItemT
 def one_thread():
     """While another process computes, threads that wait for each other wait long."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+
     yield
     torch.set_num_threads(threads)
 

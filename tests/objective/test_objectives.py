@@ -19,8 +19,6 @@ from avrec.objective.log_sigmoid import LogSigmoid
 from avrec.objective.pairs import Pairs, pairs_of
 from avrec.objective.sampled_softmax import SampledSoftmax
 
-torch.set_num_threads(1)  # A second thread only waits on tensors this small.
-
 Loss = Callable[[float, Tensor, dict[int, Tensor], dict[int, float]], Tensor]
 
 

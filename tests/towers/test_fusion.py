@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from avrec.towers.fusion import AttentionFusion, ConcatFusion, GatedFusion, MeanFusion
 
-torch.set_num_threads(1)  # A second thread only waits on tensors this small.
-
 M, D = 3, 8
 PRESENT = torch.tensor([[True, True, True], [True, False, True], [False, False, True], [False, False, False]])
 KINDS = [ConcatFusion, MeanFusion, GatedFusion, AttentionFusion]

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from avrec.towers.history_attention import TIME_BUCKETS, HistoryAttention
 
-torch.set_num_threads(1)  # A second thread only waits on tensors this small.
-
 D, HEADS, LONGEST = 8, 2, 5
 DAY = 86400.0
 

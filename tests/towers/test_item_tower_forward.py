@@ -11,8 +11,6 @@ from avrec.towers.encoders.base import Encoder
 from avrec.towers.fusion import AttentionFusion, ConcatFusion, GatedFusion, MeanFusion
 from avrec.towers.item_tower import ItemTower, Standardise
 
-torch.set_num_threads(1)  # A second thread only waits on tensors this small.
-
 D = 8
 PRESENT = torch.tensor([[True, True], [False, True], [True, False], [True, True], [False, False]])
 

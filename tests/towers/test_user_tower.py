@@ -13,8 +13,6 @@ from avrec.towers.ncf import NCF
 from avrec.towers.score import Score
 from avrec.towers.user_tower import UserColumns, UserTower
 
-torch.set_num_threads(1)  # A second thread only waits on tensors this small.
-
 USERS, ITEMS, D, L = 5, 9, 8, 4
 
 

@@ -20,11 +20,11 @@ from avrec.towers.score import Score
 from avrec.towers.user_tower import UserColumns, UserTower
 from avrec.training.param_groups import adamw, constant, param_groups, warmup_cosine
 
-torch.set_num_threads(1)  # A second thread only waits on tensors this small.
+RATES = {"tower": 1e-2, "encoder": 1e-3, "pretrained": 1e-4}
 
 
 def groups_of(model: nn.Module) -> dict[str, dict[str, Any]]:
-    return {group["name"]: group for group in param_groups(model, lr=1e-2, pretrained_lr=1e-4, weight_decay=0.1)}
+    return {group["name"]: group for group in param_groups(model, RATES, weight_decay=0.1)}
 
 
 def ids(group: dict[str, Any]) -> set[int]:
@@ -65,9 +65,9 @@ def test_every_trained_parameter_is_in_one_group_and_no_frozen_one(towers: nn.Mo
 
 def test_norms_biases_and_tables_do_not_decay(towers: nn.ModuleDict) -> None:
     groups = groups_of(towers)
-    assert set(groups) == {"fresh", "fresh_no_decay", "pretrained", "pretrained_no_decay"}
-    assert [groups[n]["weight_decay"] for n in sorted(groups)] == [0.1, 0.0, 0.1, 0.0]
-    still = ids(groups["fresh_no_decay"]) | ids(groups["pretrained_no_decay"])
+    assert set(groups) == {f"{part}{decay}" for part in RATES for decay in ("", "_no_decay")}
+    assert [groups[n]["weight_decay"] for n in sorted(groups)] == [0.1, 0.0] * 3
+    still = set().union(*(ids(groups[f"{part}_no_decay"]) for part in RATES))
     for name, module in towers.named_modules():
         for own, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
@@ -76,23 +76,23 @@ def test_norms_biases_and_tables_do_not_decay(towers: nn.ModuleDict) -> None:
                 assert (id(parameter) in still) != matrix, f"{name}.{own}"
 
 
-def test_pretrained_networks_learn_at_their_own_rate_and_what_stands_on_them_does_not(towers: nn.ModuleDict) -> None:
+def test_encoders_learn_at_rates_of_their_own_and_what_stands_on_them_does_not(towers: nn.ModuleDict) -> None:
     groups = groups_of(towers)
     assert {name: group["lr"] for name, group in groups.items()} == {
-        "fresh": 1e-2,
-        "fresh_no_decay": 1e-2,
-        "pretrained": 1e-4,
-        "pretrained_no_decay": 1e-4,
+        f"{part}{decay}": rate for part, rate in RATES.items() for decay in ("", "_no_decay")
     }
-    vision: Any = towers["item_tower"].encoders["vision"]
-    slow = ids(groups["pretrained"]) | ids(groups["pretrained_no_decay"])
-    assert slow == {id(p) for p in vision.network.parameters() if p.requires_grad}
-    assert id(vision.attend.weight) in ids(groups["fresh"])
+    members = {part: ids(groups[part]) | ids(groups[f"{part}_no_decay"]) for part in RATES}
+    encoders: Any = towers["item_tower"].encoders
+    assert members["pretrained"] == {id(p) for p in encoders["vision"].network.parameters() if p.requires_grad}
+    content = [p for name in ("text", "vision", "audio") for p in encoders[name].parameters() if p.requires_grad]
+    assert members["encoder"] == {id(p) for p in content} - members["pretrained"]
+    assert id(encoders["vision"].attend.weight) in members["encoder"], "a pretrained network's pooling is not"
+    assert id(encoders["identity"].table.weight) in members["tower"]
 
 
 def test_a_group_without_members_is_left_out() -> None:
-    assert set(groups_of(nn.Linear(2, 2, bias=False))) == {"fresh"}
-    assert set(groups_of(nn.Embedding(2, 2))) == {"fresh_no_decay"}
+    assert set(groups_of(nn.Linear(2, 2, bias=False))) == {"tower"}
+    assert set(groups_of(nn.Embedding(2, 2))) == {"tower_no_decay"}
 
 
 def test_a_row_that_was_not_looked_up_stays() -> None:
@@ -109,7 +109,7 @@ def test_a_row_that_was_not_looked_up_stays() -> None:
 def test_adamw_takes_the_groups_rates() -> None:
     optimizer = adamw(nn.Linear(2, 2), lr=0.5, weight_decay=0.3, betas=(0.8, 0.95))
     settings = {group["name"]: (group["lr"], group["weight_decay"], group["betas"]) for group in optimizer.param_groups}
-    assert settings == {"fresh": (0.5, 0.3, (0.8, 0.95)), "fresh_no_decay": (0.5, 0.0, (0.8, 0.95))}
+    assert settings == {"tower": (0.5, 0.3, (0.8, 0.95)), "tower_no_decay": (0.5, 0.0, (0.8, 0.95))}
 
 
 def rates(steps: int, total: int, **arguments: float) -> list[float]:

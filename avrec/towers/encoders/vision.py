@@ -7,7 +7,7 @@ from typing import Any
 import timm
 import torch
 from jaxtyping import Bool, Float
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from timm.models import ConvNeXt, EfficientNet, ResNet, VisionTransformer, get_pretrained_cfg, load_checkpoint
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ from avrec.batch import ArraySpec, UserError
 from avrec.towers.encoders.base import Encoder, cut_of, masked_mean
 from avrec.towers.encoders.preprocess import VisionPreprocess
 
-SMALL = {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 128)}
+SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 128)}
 """A ConvNeXt of four blocks; LayerNorm, so that a vector does not depend on its batch."""
 
 
@@ -41,6 +41,8 @@ class VisionEncoder(Encoder):
     """
 
     modality = "vision"
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -93,11 +95,8 @@ class VisionEncoder(Encoder):
         """Per frame: the network's vector where it is frozen as a whole, else the features at the cut."""
         frames, present = content["frames"], content["frame_present"]
         features = self._normalised(frames[present])
-        if self.stages:
-            for stage in self.stages[: self.cut + 1]:
-                features = stage(features)
-        else:
-            features = self.network(features)
+        for module in self.lower_modules():
+            features = module(features)
         stored = features.new_zeros(*present.shape, *features.shape[1:])
         stored[present] = features
         return {"features": stored, "frame_present": present}

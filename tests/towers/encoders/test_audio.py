@@ -11,8 +11,6 @@ from avrec.batch import Decoded, UserError
 from avrec.towers.encoders.audio import AudioEncoder
 from avrec.towers.encoders.preprocess import AudioPreprocess
 
-torch.set_num_threads(1)  # A second thread only waits on tensors this small.
-
 
 def make(**arguments: Any) -> AudioEncoder:
     torch.manual_seed(0)

@@ -19,8 +19,6 @@ from avrec.batch import Decoded, RawItem, UserError
 from avrec.towers.encoders.preprocess import TextPreprocess, learn_tokenizer
 from avrec.towers.encoders.text import TextEncoder
 
-torch.set_num_threads(1)  # A second thread only waits on tensors this small.
-
 TEXTS = ["the cat sat", "the dog sat on the mat", "a cat and a dog", "ünïcode ☃ and 猫"] * 3
 
 

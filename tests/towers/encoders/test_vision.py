@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from avrec.batch import UserError
 from avrec.towers.encoders.vision import VisionEncoder, stages_of
 
-torch.set_num_threads(1)  # A second thread only waits on tensors this small.
-
 SIZE, SLOTS = 32, 4
 NETWORKS = {
     "small": (None, SIZE),
