@@ -158,6 +158,11 @@ def encode_user_columns(users: pl.DataFrame | None, user_ids: list[str]) -> tupl
     numbers: list[Array] = []
     for column in aligned.columns[1:]:
         values = aligned[column]
+        if values.dtype.is_nested():
+            raise UserError(
+                f"users: column {column} holds {values.dtype}. A user column is text or a number in every row; "
+                "spread its parts over columns of their own, or remove it."
+            )
         if values.dtype.is_numeric():
             real = values.cast(pl.Float64).to_numpy().astype(np.float64)
             real = np.where(np.isfinite(real), real, np.nan)

@@ -1,5 +1,7 @@
 """The default objective: log-sigmoid with its zero terms."""
 
+import math
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
@@ -34,10 +36,10 @@ class LogSigmoid(nn.Module):
         super().__init__()
         if not 0 < beta <= 1:
             raise UserError(f"objective.beta={beta} is out of range. Give a number in (0, 1]; 1 is plain log-sigmoid.")
-        if zero_weight <= 0:
+        if not 0 < zero_weight < math.inf:
             raise UserError(
-                f"objective.zero_weight={zero_weight} leaves no negatives: without them the best model is one whose "
-                "scores are all infinite. Give a number above 0."
+                f"objective.zero_weight={zero_weight} is not possible. Give a finite number above 0: without negatives "
+                "the best model is one whose scores are all infinite."
             )
         self.beta = beta
         self.zero_weight = zero_weight
