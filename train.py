@@ -55,9 +55,7 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
             )
         with timing.part("export"):
             ids = [item.item_id for item in data.catalogue.items]
-            export_item_tower(
-                module.item_tower, run_dir / "item_tower", ids, data.trained_N, data.catalogue.text_columns
-            )
+            export_item_tower(module.item_tower, run_dir / "item_tower", ids, data.trained_N, data.catalogue.text)
             pipeline.write_embeddings(module, data, run_dir / "embeddings")
     write_results(run_dir / "metrics.json", results, timing.seconds, pipeline.data_summary(data))
     pipeline.show(results)

@@ -29,7 +29,7 @@ Every mask is named by what True means: ``present`` = exists.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +58,8 @@ class RawItem:
     image: Path | None = None
     video: Path | None = None
     audio: Path | None = None
+    features: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Vectors by modality, of an item that stands in no feature matrix."""
 
     @property
     def files(self) -> dict[str, Path]:
@@ -66,10 +68,29 @@ class RawItem:
         return {kind: path for kind, path in kinds.items() if path is not None}
 
 
-def join_text(parts: Sequence[object]) -> str | None:
-    """The text columns of an item as one text, in order; None where all are empty."""
-    texts = [str(part).strip() for part in parts if part is not None]
-    return ". ".join(text for text in texts if text) or None
+@dataclass(frozen=True)
+class TextFields:
+    """Which columns an item's text is made from: joined in order, or put into a template.
+
+    >>> TextFields(["title", "plot"]).of({"title": "Up", "plot": None})
+    'Up'
+    >>> TextFields(["title", "year"], "{title} ({year})").of({"title": "Up", "year": 2009})
+    'Up (2009)'
+    """
+
+    columns: Sequence[str] = ()
+    template: str | None = None
+
+    def of(self, row: Mapping[str, object]) -> str | None:
+        """An item's text; None where all its columns are empty."""
+        texts = {name: "" if row.get(name) is None else str(row[name]).strip() for name in self.columns}
+        if not any(texts.values()):
+            return None
+        return (
+            ". ".join(text for text in texts.values() if text)
+            if self.template is None
+            else self.template.format(**texts)
+        )
 
 
 @dataclass(frozen=True)
@@ -136,6 +157,25 @@ class Preprocess(Protocol):
 
     def __call__(self, decoded: Decoded) -> dict[str, Array] | None:
         """One item's arrays, or None where the item lacks this modality."""
+
+
+class PreparedContent(Protocol):
+    """One modality's content, ready to be read by catalogue index."""
+
+    @property
+    def present_N(self) -> Array:
+        """True where the item has this modality."""
+
+    def read(self, indices: Array) -> dict[str, Array]:
+        """Content of the items with these catalogue indices, all present, in this order."""
+
+
+@runtime_checkable
+class ContentTable(Protocol):
+    """Stands where a ``Preprocess`` would, for content that lies ready in a table: nothing is decoded or stored."""
+
+    def rows_of(self, items: list[RawItem]) -> PreparedContent:
+        """The rows of a catalogue's items."""
 
 
 class FrozenLayers(Protocol):

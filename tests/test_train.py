@@ -256,9 +256,9 @@ def test_a_valid_folder_loads_in_each_format(folder: Path) -> None:
         (
             lambda root: change(root / "interactions.csv", "u,a,0", "u,a,soon"),
             {},
-            "column timestamp must hold a number",
+            "column timestamp must hold a finite number",
         ),
-        (lambda root: None, {"text_columns": ["plot"]}, "names plot, which the items table lacks"),
+        (lambda root: None, {"text": ["plot"]}, "names plot, which the items table lacks"),
         (
             lambda root: (root / "items.csv").write_text("item_id,title,image\na,One,../../etc/passwd\n"),
             {},

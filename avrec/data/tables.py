@@ -1,6 +1,7 @@
-"""Tables: read items, interactions and users, check them, and number everything."""
+"""Tables: find and scan a catalogue's files, check them, and number everything."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from avrec.batch import Array, RawItem, UserError, join_text
+from avrec.batch import Array, RawItem, TextFields, UserError
 
-SUFFIXES = (".csv", ".parquet", ".jsonl")
+SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 FILE_COLUMNS = ("image", "video", "audio")
+TEXT_COLUMNS = ("title", "description")
+"""Text even where every value looks like a number."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Interactions:
         time: Unix seconds, or any increasing order, float64.
         weight: R_ui ≥ 0, float32.
         has_time: False where the file has no timestamps; time is the file's order then.
+        given_role: TRAIN, VAL or TEST per row, int8, where the log has a column ``split``; else None.
     """
 
     user: Array
@@ -31,6 +35,7 @@ class Interactions:
     time: Array
     weight: Array
     has_time: bool = True
+    given_role: Array | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -49,7 +54,9 @@ class Catalogue:
         user_categories: codes of the categorical user columns, (users, C) int64; 0 is missing.
         category_sizes: codes per categorical column, code 0 included.
         user_numbers: standardised numeric user columns, (users, R) float32; 0 is missing.
-        text_columns: the item columns that the items' text was joined from.
+        text: what the items' text was made from.
+        published_N: when each item came out, Unix s, NaN where unknown; empty: unknown for all.
+        steps: what cleaning the log did: name, rows before, rows after.
     """
 
     root: Path
@@ -60,7 +67,9 @@ class Catalogue:
     user_categories: Array
     category_sizes: list[int] = field(default_factory=list)
     user_numbers: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    text_columns: list[str] = field(default_factory=list)
+    text: TextFields = TextFields()
+    published_N: Array = field(default_factory=lambda: np.zeros(0))
+    steps: list[dict[str, Any]] = field(default_factory=list)
 
     def has(self, modality: str) -> bool:
         """True where some item names content of this modality."""
@@ -73,17 +82,102 @@ class Catalogue:
         return modality == "identity"
 
 
-def read_table(root: Path, name: str, required: Sequence[str], optional: bool = False) -> pl.DataFrame | None:
-    """Read ``root/name.{csv,parquet,jsonl}``.
+@dataclass(frozen=True)
+class Table:
+    """A table that is read when it is needed.
 
-    Args:
-        root: the catalogue's folder.
-        name: file name without suffix.
-        required: columns that must be there.
-        optional: None where there is no such file, instead of an error.
+    Attributes:
+        frame: its columns, under avrec's names.
+        path: what error messages call it.
+    """
+
+    frame: pl.LazyFrame
+    path: Path
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        with _readable(self.path):
+            return self.frame.collect_schema().names()
+
+    def collect(self, frame: pl.LazyFrame | None = None) -> pl.DataFrame:
+        """The rows; of ``frame``, where a query on this table is given.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        with _readable(self.path):
+            return (self.frame if frame is None else frame).collect(engine="streaming")
+
+    def renamed(self, names: Mapping[str, str]) -> "Table":
+        """The same table with columns under avrec's names.
+
+        Args:
+            names: the file's own name, by avrec's; those that the table lacks are passed over.
+        """
+        have = self.columns
+        renaming = {theirs: ours for ours, theirs in names.items() if theirs in have}
+        # A column that is in the way of a new name gives way.
+        in_the_way = [ours for theirs, ours in renaming.items() if ours in have and ours != theirs]
+        return Table(self.frame.drop(in_the_way).rename(renaming), self.path)
+
+    def need(self, required: Sequence[str]) -> "Table":
+        """This table.
+
+        Raises:
+            UserError: it lacks one of the required columns.
+        """
+        have = self.columns
+        missing = [column for column in required if column not in have]
+        if missing:
+            raise UserError(
+                f"{self.path} has no column {', '.join(missing)}. It has {', '.join(have)}. "
+                f"Rename the column that is meant to {missing[0]}, or say which it is: data.columns.{missing[0]}=NAME."
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a layout finds in a folder: tables under avrec's column names, nothing checked yet.
+
+    Attributes:
+        items: ``item_id`` and what is known of items; None: items are those of the log.
+        interactions: ``user_id``, ``item_id`` and more.
+        users: ``user_id`` and what is known of users.
+        files: all files that were read: a cache depends on them.
+    """
+
+    items: Table | None
+    interactions: Table
+    users: Table | None = None
+    files: Sequence[Path] = ()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns polars' and the file system's errors into the user's."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} could not be read as {form_of(path)}: {reason} Mend the file.") from error
+
+
+def form_of(path: Path) -> str:
+    """``csv``, ``tsv``, ``parquet`` or ``jsonl``."""
+    return path.name.removesuffix(".gz").rpartition(".")[2]
+
+
+def find_table(root: Path, name: str, optional: bool = False) -> Path | None:
+    """The one file that holds table ``name``.
 
     Raises:
-        UserError: no such file, more than one, not readable, empty, or a column is missing.
+        UserError: there is no such folder, no such file, or more than one.
     """
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder. Give the folder that holds items.csv and interactions.csv.")
@@ -94,30 +188,33 @@ def read_table(root: Path, name: str, required: Sequence[str], optional: bool = 
         given = "has no" if not found else f"has {len(found)} files"
         names = ", ".join(f"{name}{suffix}" for suffix in SUFFIXES)
         raise UserError(f"{root} {given} {name} table. It must hold exactly one of {names}.")
-    path = found[0]
-    try:
-        if path.suffix == ".csv":
-            # Ids are text: read as numbers, 007 and 7 would be one.
-            table = pl.read_csv(path, infer_schema_length=None, schema_overrides=dict.fromkeys(required, pl.String))
-        elif path.suffix == ".parquet":
-            table = pl.read_parquet(path)
+    return found[0]
+
+
+def scan(path: Path, as_text: Sequence[str] = (), **options: Any) -> Table:
+    """A table file, read lazily.
+
+    Args:
+        path: csv, tsv, parquet or jsonl, the text formats also compressed by gzip.
+        as_text: columns that are text whatever they look like: read as numbers, 007 and 7 would be one.
+        options: for polars' reader of csv.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    form = form_of(path)
+    with _readable(path):
+        if form in ("csv", "tsv"):
+            options = {"separator": "\t" if form == "tsv" else ",", "infer_schema_length": None, **options}
+            frame = pl.scan_csv(path, schema_overrides=dict.fromkeys(as_text, pl.String), **options)
+        elif form == "parquet":
+            frame = pl.scan_parquet(path)
         else:
-            table = pl.read_ndjson(path, infer_schema_length=None)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} could not be read as {path.suffix[1:]}: {reason} Mend the file.") from error
-    missing = [column for column in required if column not in table.columns]
-    if missing:
-        raise UserError(
-            f"{path} has no column {', '.join(missing)}. It has {', '.join(table.columns)}. "
-            f"Rename the column that is meant to {missing[0]}."
-        )
-    if table.is_empty():
-        raise UserError(f"{path} is empty: it has its header but no row. At least one row is needed.")
-    return table
+            frame = pl.scan_ndjson(path, infer_schema_length=None)
+    return Table(frame, path)
 
 
-def ids_of(table: pl.DataFrame, column: str, path: str) -> pl.Series:
+def ids_of(table: pl.DataFrame, column: str, path: str | Path) -> pl.Series:
     """An id column as text, without empty ids."""
     ids = table[column].cast(pl.String).str.strip_chars()
     empty = ids.is_null() | (ids == "")
@@ -127,7 +224,7 @@ def ids_of(table: pl.DataFrame, column: str, path: str) -> pl.Series:
     return ids
 
 
-def check_unique(ids: pl.Series, column: str, path: str) -> None:
+def check_unique(ids: pl.Series, column: str, path: str | Path) -> None:
     """Refuse an id that names two rows."""
     double = ids.filter(ids.is_duplicated())
     if len(double):
@@ -137,11 +234,27 @@ def check_unique(ids: pl.Series, column: str, path: str) -> None:
         )
 
 
-def text_of(table: pl.DataFrame, columns: Sequence[str]) -> list[str | None]:
-    """The text columns of each row, joined in order; None where all are empty."""
-    if not columns:
-        return [None] * len(table)
-    return [join_text(row) for row in table.select(columns).iter_rows()]
+def check_not_empty(table: pl.DataFrame, path: str | Path) -> None:
+    """Refuse a table without rows."""
+    if table.is_empty():
+        raise UserError(f"{path} is empty: it has its header but no row. At least one row is needed.")
+
+
+def numbers_of(column: pl.Series, what: str, advice: str) -> Array:
+    """A column of finite numbers, float64; text that spells numbers is read as numbers.
+
+    Raises:
+        UserError: a row holds none.
+    """
+    values = column.cast(pl.Float64, strict=False) if column.dtype != pl.Boolean else column.cast(pl.Float64)
+    bad = ~values.is_finite().fill_null(False)
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        raise UserError(
+            f"{what} must hold a finite number in every row; {int(bad.sum())} rows do not, the first is row {row + 1} "
+            f"with {column[row]!r}. {advice}"
+        )
+    return values.to_numpy()
 
 
 def encode_user_columns(users: pl.DataFrame | None, user_ids: list[str]) -> tuple[Array, list[int], Array]:

@@ -13,7 +13,7 @@ def main() -> None:
     _, _, data, module = pipeline.of_checkpoint(given["ckpt"])
     out = Path(given["out"] or Path(given["ckpt"]).resolve().parent.parent / "item_tower")
     ids = [item.item_id for item in data.catalogue.items]
-    export_item_tower(module.item_tower, out, ids, data.trained_N, data.catalogue.text_columns)
+    export_item_tower(module.item_tower, out, ids, data.trained_N, data.catalogue.text)
     print(out)
 
 

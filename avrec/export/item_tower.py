@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from avrec.batch import Array, ItemBatch, RawItem, UserError, join_text
+from avrec.batch import Array, ItemBatch, RawItem, TextFields, UserError
 from avrec.data.media import decode
 from avrec.towers.encoders.audio import AudioEncoder
 from avrec.towers.encoders.base import Encoder
+from avrec.towers.encoders.features import FeaturesEncoder
 from avrec.towers.encoders.identity import IdentityEncoder
 from avrec.towers.encoders.text import TextEncoder
 from avrec.towers.encoders.vision import VisionEncoder
@@ -33,7 +34,9 @@ ENCODERS: dict[str, type[Encoder]] = {
     "vision": VisionEncoder,
     "audio": AudioEncoder,
     "identity": IdentityEncoder,
+    "features": FeaturesEncoder,
 }
+KINDS = {cls: kind for kind, cls in ENCODERS.items()}
 FUSIONS = {cls.__name__: cls for cls in (ConcatFusion, MeanFusion, GatedFusion, AttentionFusion)}
 
 
@@ -42,7 +45,7 @@ def export_item_tower(
     folder: str | Path,
     item_ids: Sequence[str],
     trained_N: Array,
-    text_columns: Sequence[str] = (),
+    text: TextFields = TextFields(),  # noqa: B008
 ) -> Path:
     """Write an item tower as files.
 
@@ -53,14 +56,14 @@ def export_item_tower(
         folder: where to.
         item_ids: the catalogue's item ids, in order.
         trained_N: True where the item has an identity vector of its own.
-        text_columns: the columns that the items' text was joined from.
+        text: what the items' text is made from.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         os.chmod(beside, 0o755)
-        _fill(tower, beside, item_ids, trained_N, text_columns)
+        _fill(tower, beside, item_ids, trained_N, text)
         if folder.exists():
             shutil.rmtree(folder)
         beside.rename(folder)
@@ -69,9 +72,7 @@ def export_item_tower(
     return folder
 
 
-def _fill(
-    tower: ItemTower, folder: Path, item_ids: Sequence[str], trained_N: Array, text_columns: Sequence[str]
-) -> None:
+def _fill(tower: ItemTower, folder: Path, item_ids: Sequence[str], trained_N: Array, text: TextFields) -> None:
     encoders: dict[str, Encoder] = dict(tower.encoders.items())  # type: ignore[arg-type]
     config = {
         "format": FORMAT,
@@ -80,19 +81,20 @@ def _fill(
         "normalize": tower.normalize,
         "modality_dropout": tower.modality_dropout,
         "fusion": {"name": type(tower.fusion).__name__, "options": tower.fusion.options},
-        "encoders": {name: encoder.export_config() for name, encoder in encoders.items()},
-        "text_columns": list(text_columns),
+        "encoders": {name: {"kind": KINDS.get(type(e), name), **e.export_config()} for name, e in encoders.items()},
+        "text": {"columns": list(text.columns), "template": text.template},
     }
+    elsewhere = (TextEncoder, FeaturesEncoder)
     preprocess = {
-        name: vars(encoder.preprocess) for name, encoder in encoders.items() if encoder.preprocess and name != "text"
+        name: vars(e.preprocess) for name, e in encoders.items() if e.preprocess and not isinstance(e, elsewhere)
     }
     _write_json(folder / "config.json", config)
     _write_json(folder / "preprocessor_config.json", preprocess)
     if "identity" in encoders:
         rows = {item_ids[index]: index + 1 for index in np.flatnonzero(trained_N).tolist()}
         _write_json(folder / "item_ids.json", rows)
-    if "text" in encoders:
-        encoders["text"].preprocess.tokenizer.save_pretrained(folder)  # type: ignore[union-attr]
+    if isinstance(reader := encoders.get("text"), TextEncoder):
+        reader.preprocess.tokenizer.save_pretrained(folder)
     tensors = {n: t.detach().cpu().contiguous() for n, t in tower.state_dict().items() if isinstance(t, torch.Tensor)}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -107,14 +109,14 @@ class ExportedItemTower:
     Attributes:
         tower: the network, in evaluation mode.
         rows: item id → row of the identity table; empty where the tower reads no identity.
-        text_columns: columns that a mapping's text is joined from, in this order.
+        text: what a mapping's text is made from.
         dim: D.
     """
 
-    def __init__(self, tower: ItemTower, rows: Mapping[str, int], text_columns: Sequence[str]) -> None:
+    def __init__(self, tower: ItemTower, rows: Mapping[str, int], text: TextFields) -> None:
         self.tower = tower.eval()
         self.rows = dict(rows)
-        self.text_columns = list(text_columns)
+        self.text = text
         self.dim = tower.dim
 
     def embed(
@@ -125,6 +127,8 @@ class ExportedItemTower:
         Args:
             items: each a mapping with any of ``item_id``, the text columns (or ``text``), ``image``, ``video``,
                 ``audio`` (paths), or a ``RawItem``. An ``item_id`` of the catalogue brings the identity vector.
+                Where the tower was trained on a feature matrix, ``text_features`` (``vision_``, ``audio_``) is the
+                item's vector of that kind.
             batch_size: items encoded at once; it does not change the vectors.
             skip_broken: go on without a file that cannot be decoded, instead of raising.
 
@@ -139,17 +143,20 @@ class ExportedItemTower:
         return np.concatenate([np.zeros((0, self.dim), np.float32), *parts])
 
     def _raw(self, item: Mapping[str, Any]) -> RawItem:
-        known = {"item_id", "text", "image", "video", "audio", *self.text_columns}
+        encoders = self.tower.encoders.items()
+        vectors = {f"{name}_features": name for name, e in encoders if isinstance(e, FeaturesEncoder)}
+        known = {"item_id", "text", "image", "video", "audio", *self.text.columns, *vectors}
         unknown = set(item) - known
         if unknown:
             raise UserError(
                 f"An item has the keys {sorted(unknown)}, which this tower does not read. It reads {sorted(known)}."
             )
-        text = item.get("text") or join_text([item.get(column) for column in self.text_columns])
+        text = item.get("text") or self.text.of(item)
         files = {
             kind: Path(item[kind]).expanduser().resolve() for kind in ("image", "video", "audio") if item.get(kind)
         }
-        return RawItem(str(item.get("item_id") or ""), text, **files)
+        features = {name: item[key] for key, name in vectors.items() if item.get(key) is not None}
+        return RawItem(str(item.get("item_id") or ""), text, features=features, **files)
 
     @torch.no_grad()
     def _embed(self, items: list[RawItem], skip_broken: bool) -> Array:
@@ -173,6 +180,9 @@ class ExportedItemTower:
 
     def _content(self, modality: str, item: RawItem, skip_broken: bool) -> dict[str, Array] | None:
         encoder = self.tower.encoders[modality]
+        if isinstance(encoder, FeaturesEncoder):
+            vector = item.features.get(modality)
+            return None if vector is None else encoder.content_of(vector, item.item_id)
         if encoder.preprocess is None:
             return {"row": np.asarray(self.rows.get(item.item_id, 0), np.int64)}
         decoded = decode(item, encoder.preprocess.request())  # type: ignore[union-attr, operator]
@@ -202,7 +212,8 @@ def load_item_tower(folder: str | Path, device: str = "cpu") -> ExportedItemTowe
             f"{folder}/config.json is of model_type {config.get('model_type')!r}, format {config.get('format')!r}. "
             f"This version reads 'avrec_item_tower', format {FORMAT}. Export it again: python -m avrec.export ckpt=…"
         )
-    encoders = {name: ENCODERS[name](**arguments) for name, arguments in config["encoders"].items()}
+    # Exports from before encoders had kinds name none: there was one kind to a modality.
+    encoders = {name: ENCODERS[given.pop("kind", name)](**given) for name, given in config["encoders"].items()}
     _restore_preprocess(folder, encoders)
     fusion = FUSIONS[config["fusion"]["name"]]
     tower = ItemTower(
@@ -217,18 +228,17 @@ def load_item_tower(folder: str | Path, device: str = "cpu") -> ExportedItemTowe
     if left:
         raise UserError(f"{folder}/model.safetensors does not fit its config.json: {left[:3]}. Export it again.")
     rows = _read_json(folder, "item_ids.json") if "identity" in encoders else {}
-    return ExportedItemTower(tower.to(device), rows, config["text_columns"])
+    return ExportedItemTower(tower.to(device), rows, TextFields(**config["text"]))
 
 
 def _restore_preprocess(folder: Path, encoders: Mapping[str, Encoder]) -> None:
     for name, settings in _read_json(folder, "preprocessor_config.json").items():
         vars(encoders[name].preprocess).update(settings)
-    if "text" in encoders:
+    if isinstance(reader := encoders.get("text"), TextEncoder):
         from transformers import AutoTokenizer
 
-        text: Any = encoders["text"]
         # Without a configuration of its own it would read the folder's config.json, and wonder.
-        text.preprocess.tokenizer = AutoTokenizer.from_pretrained(folder, config=text.network.config)
+        reader.preprocess.tokenizer = AutoTokenizer.from_pretrained(folder, config=reader.network.config)
 
 
 def _file(folder: Path, name: str) -> Path:

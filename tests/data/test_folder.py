@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrec.batch import UserError
+from avrec.batch import TextFields, UserError
+from avrec.data.cleaning import Cleaning
 from avrec.data.sources.folder import FolderSource
 
 ITEMS = {
@@ -42,7 +43,7 @@ def as_plain(catalogue):
     log = catalogue.log
     arrays = (log.user, log.item, log.time, log.weight, catalogue.user_categories, catalogue.user_numbers)
     dtypes = [array.dtype.name for array in arrays]
-    rest = (catalogue.items, catalogue.titles, catalogue.user_ids, catalogue.category_sizes, catalogue.text_columns)
+    rest = (catalogue.items, catalogue.titles, catalogue.user_ids, catalogue.category_sizes, catalogue.text)
     return [array.tolist() for array in arrays], dtypes, rest, log.has_time
 
 
@@ -53,7 +54,7 @@ def test_what_a_folder_becomes(tmp_path):
     assert [item.image for item in catalogue.items] == [tmp_path.resolve() / "a.png", None, None]
     assert all(item.video is item.audio is None for item in catalogue.items)
     assert catalogue.titles == ["One", "", "Three"]
-    assert catalogue.text_columns == ["title", "description"]
+    assert catalogue.text == TextFields(["title", "description"])
     assert catalogue.user_ids == ["u2", "u1"]
     log = catalogue.log
     # Sorted by user, time and row: i3 stands before i2 in the file, and both have time 3.
@@ -97,7 +98,9 @@ def test_log_is_sorted_by_user_time_and_row(tmp_path_factory, rows, has_time):
     root = tmp_path_factory.mktemp("log")
     columns = {"user_id": [f"u{u}" for u, _, _ in rows], "item_id": [i for _, i, _ in rows]}
     times = {"timestamp": [t for _, _, t in rows]} if has_time else {}
-    catalogue = FolderSource(folder(root, {"item_id": range(5)}, columns | times, suffix="parquet")).load()
+    catalogue = FolderSource(
+        folder(root, {"item_id": range(5)}, columns | times, suffix="parquet"), clean=Cleaning(duplicates="keep")
+    ).load()
     first_seen = list(dict.fromkeys(u for u, _, _ in rows))
     assert catalogue.user_ids == [f"u{u}" for u in first_seen]
     expected = sorted((first_seen.index(u), t if has_time else row, row, i) for row, (u, i, t) in enumerate(rows))
@@ -145,9 +148,9 @@ def test_empty_names_of_files_are_no_files(tmp_path, empty):
 
 
 def test_text_columns_are_the_ones_named_in_that_order(tmp_path):
-    catalogue = FolderSource(folder(tmp_path), text_columns=["description", "published", "title"]).load()
+    catalogue = FolderSource(folder(tmp_path), text=["description", "published", "title"]).load()
     assert [item.text for item in catalogue.items] == ["first. 1.5. One", "second. 2.5", "3.5. Three"]
-    assert FolderSource(folder(tmp_path), text_columns=[]).load().items[0].text is None
+    assert FolderSource(folder(tmp_path), text=[]).load().items[0].text is None
 
 
 def test_users_are_those_of_the_log(tmp_path):
@@ -185,23 +188,27 @@ def test_impossible_settings(tmp_path, settings_, message):
         (
             {"items": {"item_id": ["i1", "i2"]}},
             {},
-            r"interactions: item_id 'i3' has no row in items \(1 such ids, 1 rows",
+            r"interactions\.csv: item_id 'i3' has no row in items \(1 such ids, 1 rows",
         ),
-        ({"items": {"item_id": ["i1", "i2", "i3", "i1 "]}}, {}, r"items: item_id 'i1' names 2 rows"),
-        ({"items": {"item_id": ["i1", "i2", "i3", None], "title": ["x"] * 4}}, {}, r"items: row 4 has no item_id"),
-        ({"log": LOG | {"item_id": ["i1", None, "i1", "i1", "i1"]}}, {}, r"interactions: row 2 has no item_id"),
-        ({"log": LOG | {"user_id": [" ", "u", "u", "u", "u"]}}, {}, r"interactions: row 1 has no user_id"),
-        ({"users": {"user_id": ["u1", "u1"]}}, {}, r"users: user_id 'u1' names 2 rows"),
-        ({"users": {"user_id": ["u1", None], "age": [1, 2]}}, {}, r"users: row 2 has no user_id"),
+        ({"items": {"item_id": ["i1", "i2", "i3", "i1 "]}}, {}, r"items\.csv: item_id 'i1' names 2 rows"),
+        ({"items": {"item_id": ["i1", "i2", "i3", None], "title": ["x"] * 4}}, {}, r"items\.csv: row 4 has no item_id"),
+        ({"log": LOG | {"item_id": ["i1", None, "i1", "i1", "i1"]}}, {}, r"interactions\.csv: row 2 has no item_id"),
+        ({"log": LOG | {"user_id": [" ", "u", "u", "u", "u"]}}, {}, r"interactions\.csv: row 1 has no user_id"),
+        ({"users": {"user_id": ["u1", "u1"]}}, {}, r"users\.csv: user_id 'u1' names 2 rows"),
+        ({"users": {"user_id": ["u1", None], "age": [1, 2]}}, {}, r"users\.csv: row 2 has no user_id"),
         ({"users": {"name": ["u1"]}}, {}, "no column user_id"),
         (
             {"log": LOG | {"timestamp": ["1", "2", "now", "4", "5"]}},
             {},
-            r"timestamp must hold a number.* is String.*remove",
+            r"timestamp must hold a finite number.*row 3 with 'now'.*remove",
         ),
-        ({"log": LOG | {"timestamp": [1, 2, None, 4, 5]}}, {}, r"timestamp must hold a number.*with 1 empty"),
-        ({"log": LOG | {"timestamp": [1.0, 2, float("nan"), 4, 5]}}, {}, "timestamp must hold a number"),
-        ({"log": LOG | {"timestamp": [1.0, 2, float("inf"), 4, 5]}}, {}, "timestamp must hold a number"),
+        (
+            {"log": LOG | {"timestamp": [1, 2, None, 4, 5]}},
+            {},
+            r"timestamp must hold a finite number.*1 rows do not, .*row 3 with None",
+        ),
+        ({"log": LOG | {"timestamp": [1.0, 2, float("nan"), 4, 5]}}, {}, "timestamp must hold a finite number"),
+        ({"log": LOG | {"timestamp": [1.0, 2, float("inf"), 4, 5]}}, {}, "timestamp must hold a finite number"),
         (
             {},
             {"feedback": "stars"},
@@ -210,12 +217,12 @@ def test_impossible_settings(tmp_path, settings_, message):
         (
             {"log": LOG | {"rating": [1, 2, "x", 4, 5]}},
             {"feedback": "rating"},
-            r"rating must hold a finite.*String.*Mend",
+            r"rating must hold a finite number.*row 3 with 'x'.*Mend",
         ),
         (
             {"log": LOG | {"rating": [1, 2, None, 4, 5]}},
             {"feedback": "rating"},
-            r"rating must hold a finite.*with 1 empty",
+            r"rating must hold a finite number.*row 3 with None",
         ),
         (
             {"log": LOG | {"rating": [1, 2, float("nan"), 4, 5]}},
@@ -229,8 +236,8 @@ def test_impossible_settings(tmp_path, settings_, message):
         ),
         (
             {},
-            {"text_columns": ["title", "plot"]},
-            r"data\.text_columns names plot, which the items table lacks\. It has item_id",
+            {"text": ["title", "plot"]},
+            r"data\.text=.* names plot, which the items table lacks\. The table has item_id",
         ),
         (
             {"items": ITEMS | {"image": [None, "../a.png", None]}},

@@ -1,38 +1,83 @@
 """Tables: reading, checking, numbering."""
 
+import gzip
+
 import numpy as np
 import polars as pl
 import pytest
 
-from avrec.batch import RawItem, UserError, join_text
+from avrec.batch import RawItem, TextFields, UserError
 from avrec.data.tables import (
     Catalogue,
     Interactions,
+    Table,
+    check_not_empty,
     check_unique,
     encode_user_columns,
+    find_table,
     ids_of,
     inside,
-    read_table,
-    text_of,
+    numbers_of,
+    scan,
 )
 
 TABLE = pl.DataFrame({"item_id": ["a", "b"], "title": ["A", None], "year": [1999, None]})
 
 
 def write(table, path):
-    {"csv": table.write_csv, "parquet": table.write_parquet, "jsonl": table.write_ndjson}[path.suffix[1:]](path)
+    plain = path.with_suffix("") if path.suffix == ".gz" else path
+    writers = {"csv": table.write_csv, "parquet": table.write_parquet, "jsonl": table.write_ndjson}
+    writers["tsv"] = lambda file: table.write_csv(file, separator="\t")
+    writers[plain.suffix[1:]](plain)
+    if plain != path:
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def read_table(root, name, required, optional=False):
+    """Find, scan, need, collect: what a source does with a table."""
+    path = find_table(root, name, optional)
+    if path is None:
+        return None
+    table = scan(path, as_text=required).need(required).collect()
+    check_not_empty(table, path)
+    return table
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet", "jsonl", "csv.gz", "tsv.gz", "jsonl.gz"])
 def test_reads_each_format_alike(tmp_path, suffix):
     write(TABLE, tmp_path / f"items.{suffix}")
     assert read_table(tmp_path, "items", ["item_id"]).equals(TABLE)
 
 
+def test_columns_get_avrec_s_names_and_what_is_in_the_way_goes():
+    table = Table(pl.LazyFrame({"uid": [1], "user_id": ["old"], "n": [2]}), "log.csv")
+    assert table.renamed({"user_id": "uid", "title": "absent"}).collect().to_dicts() == [{"user_id": 1, "n": 2}]
+    assert table.renamed({"user_id": "user_id"}).collect().to_dicts() == [{"uid": 1, "user_id": "old", "n": 2}]
+
+
+@pytest.mark.parametrize("values", [[1, 2], [1.0, 2.0], ["1", " 2.0 "], [True, 2]])
+def test_numbers_may_be_spelt(values):
+    column = pl.Series(values, strict=False)
+    if column.dtype == pl.String:
+        column = column.str.strip_chars()
+    assert numbers_of(column, "x", "Mend.").tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("bad", ["now", None, "nan", "inf", ""])
+def test_a_number_that_is_none_is_named_by_its_row(bad):
+    message = r"column x must hold a finite .* 2 rows do not, the first is row 2 with .*Mend it"
+    with pytest.raises(UserError, match=message):
+        numbers_of(pl.Series(["1", bad, "3", bad]), "column x", "Mend it.")
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, r"has no items table\. It must hold exactly one of items\.csv, items\.parquet, items\.jsonl"),
+        (
+            {},
+            r"has no items table\. It must hold exactly one of items\.csv, items\.tsv, .*\.csv\.gz",
+        ),
         ({"items.csv": b"item_id\n1\n", "items.jsonl": b'{"item_id": 1}\n'}, r"has 2 files items table.*exactly one"),
         ({"items.parquet": b"garbage" * 99}, r"items\.parquet could not be read as parquet: .+ Mend the file"),
         ({"items.csv": b"item_id,title\n1,2\n1,2,3,4\n"}, r"items\.csv could not be read as csv: .+ Mend the file"),
@@ -44,7 +89,10 @@ def test_reads_each_format_alike(tmp_path, suffix):
         ({"items.parquet": b""}, r"items\.parquet could not be read as parquet: .+ Mend the file"),
         ({"items.jsonl": b""}, r"items\.jsonl could not be read as jsonl: .+ Mend the file"),
         ({"items.csv": b"item_id,title\n"}, r"items\.csv is empty: .*At least one row"),
-        ({"items.csv": b"id,title\n1,x\n"}, r"no column item_id\. It has id, title\. Rename .* to item_id"),
+        (
+            {"items.csv": b"id,title\n1,x\n"},
+            r"no column item_id\. It has id, title\. Rename .* to item_id, or say .* data\.columns\.item_id=NAME",
+        ),
         ({"items.csv": b"item_id;title\n1;x\n"}, r"no column item_id\. It has item_id;title"),
     ],
 )
@@ -96,12 +144,19 @@ def test_double_ids_are_counted():
         check_unique(pl.Series(["a", "b", "a", "c", "b", "a"]), "item_id", "items")
 
 
-def test_text_columns_are_joined_in_the_order_asked_for():
+@pytest.mark.parametrize(
+    ("fields", "texts"),
+    [
+        (TextFields(["a", "b"]), ["x. y", "z", None]),
+        (TextFields(["b", "n", "a"]), ["y. 1. x", "z", None]),
+        (TextFields(["a", "n"], "{a}: {n}!"), ["x: 1!", None, None]),
+        (TextFields(["b"], "say {b} {b}"), ["say y y", "say z z", None]),
+        (TextFields(), [None] * 3),
+    ],
+)
+def test_text_is_joined_in_order_or_put_into_a_template(fields, texts):
     table = pl.DataFrame({"a": ["x ", None, " "], "b": ["y", "z", None], "n": [1, None, None]})
-    assert text_of(table, ["a", "b"]) == ["x. y", "z", None]
-    assert text_of(table, ["b", "n", "a"]) == ["y. 1. x", "z", None]
-    assert text_of(table, []) == [None] * 3
-    assert join_text([]) is None
+    assert [fields.of(row) for row in table.iter_rows(named=True)] == texts
 
 
 def test_user_columns():

@@ -1,39 +1,74 @@
-"""A team's own folder in avrec's on-disk format."""
+"""A folder with a catalogue, in avrec's own layout or in that of a published dataset."""
 
 import logging
-from collections.abc import Sequence
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from avrec.batch import Array, RawItem, UserError
+from avrec.batch import Array, RawItem, TextFields, UserError
+from avrec.data.cleaning import Cleaning
+from avrec.data.content_store import digest
+from avrec.data.log import Feedback, Log, read_log, seconds_of
 from avrec.data.tables import (
     FILE_COLUMNS,
+    TEXT_COLUMNS,
     Catalogue,
     Interactions,
+    Table,
+    Tables,
+    check_not_empty,
     check_unique,
     encode_user_columns,
+    find_table,
     ids_of,
     inside,
-    read_table,
-    text_of,
+    scan,
 )
 
-log = logging.getLogger(__name__)
-FEEDBACK_MAPS = ("implicit", "scale", "log1p", "threshold")
+logger = logging.getLogger(__name__)
 
 
-class FolderSource:
-    """A folder with ``items``, ``interactions`` and maybe ``users`` (csv, parquet or jsonl) and media files.
+def avrec_layout(root: Path) -> Tables:
+    """avrec's own layout: ``items``, ``interactions`` and maybe ``users``, each csv, tsv, parquet or jsonl.
 
     Args:
         root: the folder.
-        text_columns: item columns whose text is read, joined in this order; None: every text column.
+
+    Raises:
+        UserError: a table is missing, or there are two of it.
+    """
+    items, interactions = find_table(root, "items"), find_table(root, "interactions")
+    users = find_table(root, "users", optional=True)
+    assert items is not None
+    assert interactions is not None
+    return Tables(
+        scan(items, as_text=["item_id", *TEXT_COLUMNS]),
+        scan(interactions, infer_schema=False),
+        None if users is None else scan(users, as_text=["user_id"]),
+        [path for path in (items, interactions, users) if path],
+    )
+
+
+class FolderSource:
+    """A folder with items, interactions and maybe users, and media files.
+
+    Args:
+        root: the folder.
+        layout: reads the folder's tables.
+        columns: the tables' own column names, by avrec's (``user_id``, ``item_id``, ``timestamp``, ``title``, …);
+            those that are None keep theirs.
+        text: what an item's text is: columns to be joined, or a template with their names in braces
+            (``"{title}. {genres}"``); None: every text column.
         feedback: interaction column that R_ui is made from; None: every interaction weighs 1.
-        feedback_map: ``implicit`` 1 · ``scale`` x / max · ``log1p`` log(1 + x) · ``threshold`` 1 where
-            x ≥ ``threshold``, else 0 (such rows are history, but no target).
+        feedback_map: see ``avrec.data.log.Feedback``.
         threshold: for ``feedback_map=threshold``.
+        time: how timestamps are read, see ``avrec.data.log.seconds_of``.
+        clean: which rows of the log are kept.
+        cache_dir: where a cleaned log is kept for the next run; None: nowhere.
 
     Raises:
         UserError: an unknown map, or one without a column.
@@ -42,22 +77,39 @@ class FolderSource:
     def __init__(
         self,
         root: str | Path,
-        text_columns: Sequence[str] | None = None,
+        layout: Callable[[Path], Tables] = avrec_layout,
+        columns: Mapping[str, str | None] | None = None,
+        text: Sequence[str] | str | None = None,
         feedback: str | None = None,
         feedback_map: str = "implicit",
         threshold: float | None = None,
+        time: str = "auto",
+        clean: Cleaning | None = None,
+        cache_dir: str | Path | None = None,
     ) -> None:
-        if feedback_map not in FEEDBACK_MAPS:
-            raise UserError(f"data.feedback_map={feedback_map} is not known. Give one of {', '.join(FEEDBACK_MAPS)}.")
-        if feedback_map != "implicit" and feedback is None:
-            raise UserError(f"data.feedback_map={feedback_map} needs a column: give data.feedback=COLUMN.")
-        if feedback_map == "threshold" and threshold is None:
-            raise UserError("data.feedback_map=threshold needs a limit: give data.threshold=NUMBER.")
         self.root = Path(root).expanduser()
-        self.text_columns = text_columns
-        self.feedback = feedback
-        self.feedback_map = feedback_map
-        self.threshold = threshold
+        self.layout = layout
+        self.columns = {ours: theirs for ours, theirs in (columns or {}).items() if theirs is not None}
+        self.text = text if text is None or isinstance(text, str) else list(text)
+        self.feedback = Feedback(feedback, feedback_map, threshold)
+        self.time = time
+        self.clean = clean or Cleaning()
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+
+    def tables(self) -> Tables:
+        """The folder's tables under avrec's column names.
+
+        Raises:
+            UserError: a table or a named column is missing.
+        """
+        found = self.layout(self.root)
+        tables = [table for table in (found.items, found.interactions, found.users) if table is not None]
+        for ours, theirs in self.columns.items():
+            if not any(theirs in table.columns for table in tables):
+                has = "; ".join(f"{table.path.name} has {', '.join(table.columns)}" for table in tables)
+                raise UserError(f"data.columns.{ours}={theirs}: no table has such a column. {has}.")
+        items, users = (table and table.renamed(self.columns) for table in (found.items, found.users))
+        return Tables(items, found.interactions.renamed(self.columns), users, found.files)
 
     def load(self) -> Catalogue:
         """Read and check the tables.
@@ -65,106 +117,109 @@ class FolderSource:
         Raises:
             UserError: a table is missing, damaged or contradicts another.
         """
-        items = read_table(self.root, "items", ["item_id"])
-        interactions = read_table(self.root, "interactions", ["user_id", "item_id"])
-        users = read_table(self.root, "users", ["user_id"], optional=True)
-        assert items is not None
-        assert interactions is not None
-        item_ids = ids_of(items, "item_id", f"{self.root}/items")
-        check_unique(item_ids, "item_id", f"{self.root}/items")
-        text_columns = self._text_columns(items)
-        raw_items = self._raw_items(items, item_ids.to_list(), text_columns)
-        user_ids, log_ = self._interactions(interactions, item_ids)
-        if users is not None:
-            ids = ids_of(users, "user_id", f"{self.root}/users")
-            check_unique(ids, "user_id", f"{self.root}/users")
-            users = users.with_columns(user_id=ids)
-        categories, sizes, numbers = encode_user_columns(users, user_ids)
-        titles = items["title"].cast(pl.String).fill_null("") if "title" in items.columns else item_ids
-        log.info("%s: %d items, %d users, %d interactions", self.root, len(raw_items), len(user_ids), len(log_))
+        tables = self.tables()
+        items = self._items(tables)
+        log = self._log(tables, items["item_id"].to_list())
+        items = items.filter(pl.Series(log.kept_N))
+        text = self._text_fields(items)
+        users = None if tables.users is None else self._users(tables.users)
+        categories, sizes, numbers = encode_user_columns(users, log.user_ids)
+        logger.info("%s: %d items, %d users, %d interactions", self.root, len(items), len(log.user_ids), len(log.rows))
         return Catalogue(
-            self.root, raw_items, titles.to_list(), user_ids, log_, categories, sizes, numbers, list(text_columns)
+            root=self.root,
+            items=self._raw_items(items, text),
+            titles=(items["title"] if "title" in items.columns else items["item_id"])
+            .cast(pl.String)
+            .fill_null("")
+            .to_list(),
+            user_ids=log.user_ids,
+            log=self._weighed(log, tables.interactions.path),
+            user_categories=categories,
+            category_sizes=sizes,
+            user_numbers=numbers,
+            text=text,
+            published_N=self._published(items),
+            steps=[asdict(step) for step in log.steps],
         )
 
-    def _raw_items(self, items: pl.DataFrame, item_ids: list[str], text_columns: Sequence[str]) -> list[RawItem]:
+    # ---- items
+
+    def _items(self, tables: Tables) -> pl.DataFrame:
+        """The items table with checked ids; of a layout without one, the items of the log."""
+        if tables.items is None:
+            log = tables.interactions.need(["item_id"])
+            ids = log.collect(log.frame.select("item_id").unique(maintain_order=True))
+            return pl.DataFrame({"item_id": ids_of(ids, "item_id", log.path).unique(maintain_order=True)})
+        items = tables.items.need(["item_id"]).collect()
+        check_not_empty(items, tables.items.path)
+        item_ids = ids_of(items, "item_id", tables.items.path)
+        check_unique(item_ids, "item_id", tables.items.path)
+        return items.with_columns(item_id=item_ids)
+
+    def _text_fields(self, items: pl.DataFrame) -> TextFields:
+        if self.text is None:
+            reserved = {"item_id", *FILE_COLUMNS}
+            kinds = zip(items.columns, items.dtypes, strict=True)
+            return TextFields(
+                [c for c, kind in kinds if c not in reserved and (kind == pl.String or c in TEXT_COLUMNS)]
+            )
+        template, columns = None, self.text
+        if isinstance(self.text, str):
+            try:
+                template, columns = self.text, [name for _, name, *_ in string.Formatter().parse(self.text) if name]
+            except ValueError as error:
+                raise UserError(f"data.text={self.text!r}: {error}. Write column names in braces.") from error
+        missing = [column for column in columns if column not in items.columns]
+        if missing or (template is not None and not columns):
+            what = f"names {', '.join(missing)}, which the items table lacks" if missing else "names no column"
+            raise UserError(f"data.text={self.text} {what}. The table has {', '.join(items.columns)}.")
+        return TextFields(columns, template)
+
+    def _raw_items(self, items: pl.DataFrame, text: TextFields) -> list[RawItem]:
         root = self.root.resolve()
-        texts = text_of(items, text_columns)
-        paths = {
-            column: [inside(root, value, column) for value in items[column].cast(pl.String).to_list()]
+        texts = [text.of(row) for row in items.select(text.columns).iter_rows(named=True)] or [None] * len(items)
+        paths = (
+            [inside(root, value, column) for value in items[column].cast(pl.String).to_list()]
             if column in items.columns
             else [None] * len(items)
             for column in FILE_COLUMNS
-        }
-        rows = zip(item_ids, texts, *(paths[column] for column in FILE_COLUMNS), strict=True)
-        return [RawItem(*row) for row in rows]
+        )
+        return [RawItem(*row) for row in zip(items["item_id"].to_list(), texts, *paths, strict=True)]
 
-    def _text_columns(self, items: pl.DataFrame) -> Sequence[str]:
-        if self.text_columns is None:
-            reserved = {"item_id", *FILE_COLUMNS}
-            return [c for c in items.columns if c not in reserved and items[c].dtype == pl.String]
-        missing = [column for column in self.text_columns if column not in items.columns]
-        if missing:
-            raise UserError(
-                f"data.text_columns names {', '.join(missing)}, which the items table lacks. "
-                f"It has {', '.join(items.columns)}."
-            )
-        return self.text_columns
+    def _published(self, items: pl.DataFrame) -> Array:
+        published_N = np.full(len(items), np.nan)
+        if "published" in items.columns:
+            known = items["published"].is_not_null() & (items["published"].cast(pl.String).str.strip_chars() != "")
+            if known.any():
+                seconds, _ = seconds_of(items["published"].filter(known), self.time, "items: column published")
+                published_N[known.to_numpy()] = seconds
+        return published_N
 
-    def _interactions(self, table: pl.DataFrame, item_ids: pl.Series) -> tuple[list[str], Interactions]:
-        path = f"{self.root}/interactions"
-        items = ids_of(table, "item_id", path)
-        unknown = items.filter(~items.is_in(item_ids.implode()))
-        if len(unknown):
-            raise UserError(
-                f"{path}: item_id {unknown[0]!r} has no row in items ({unknown.n_unique()} such ids, "
-                f"{len(unknown)} rows). Every item of the log needs a row; add them or remove the rows."
-            )
-        users = ids_of(table, "user_id", path)
-        user_ids = users.unique(maintain_order=True).to_list()
-        number_of = {item: index for index, item in enumerate(item_ids.to_list())}
-        user_of = {user: index for index, user in enumerate(user_ids)}
-        item = items.replace_strict(number_of, return_dtype=pl.Int64).to_numpy()
-        user = users.replace_strict(user_of, return_dtype=pl.Int64).to_numpy()
-        time = self._time(table, path)
-        weight = self._weight(table, path)
-        has_time = time is not None
-        time = np.arange(len(table), dtype=np.float64) if time is None else time
-        order = np.lexsort((np.arange(len(table)), time, user))
-        return user_ids, Interactions(user[order], item[order], time[order], weight[order], has_time)
+    def _users(self, table: Table) -> pl.DataFrame:
+        users = table.need(["user_id"]).collect()
+        ids = ids_of(users, "user_id", table.path)
+        check_unique(ids, "user_id", table.path)
+        return users.with_columns(user_id=ids)
 
-    def _time(self, table: pl.DataFrame, path: str) -> Array | None:
-        if "timestamp" not in table.columns:
-            log.info("%s has no timestamp column: the order of its rows is taken as the order of time", path)
-            return None
-        column = table["timestamp"]
-        if not column.dtype.is_numeric() or column.null_count() or not column.cast(pl.Float64).is_finite().all():
-            raise UserError(
-                f"{path}: column timestamp must hold a number in every row (Unix seconds, or any order); it is "
-                f"{column.dtype} with {column.null_count()} empty. Convert it, or remove the column."
-            )
-        return column.cast(pl.Float64).to_numpy()
+    # ---- the log
 
-    def _weight(self, table: pl.DataFrame, path: str) -> Array:
-        if self.feedback is None:
-            return np.ones(len(table), np.float32)
-        if self.feedback not in table.columns:
-            raise UserError(
-                f"data.feedback={self.feedback}: {path} has no such column. It has {', '.join(table.columns)}."
-            )
-        column = table[self.feedback]
-        if not column.dtype.is_numeric() or column.null_count() or not column.cast(pl.Float64).is_finite().all():
-            raise UserError(
-                f"{path}: feedback column {self.feedback} must hold a finite number in every row; it is {column.dtype} "
-                f"with {column.null_count()} empty. Mend it, or train without data.feedback."
-            )
-        value = column.cast(pl.Float64).to_numpy()
-        if self.feedback_map == "threshold":
-            return (value >= self.threshold).astype(np.float32)
-        if value.min() < 0:
-            raise UserError(
-                f"{path}: feedback column {self.feedback} holds a negative weight ({value.min():g}, in "
-                f"{int((value < 0).sum())} rows). R_ui must be ≥ 0. Shift it, or give data.feedback_map=threshold."
-            )
-        if self.feedback_map == "scale":
-            return (value / max(value.max(), 1e-12)).astype(np.float32)
-        return (np.log1p(value) if self.feedback_map == "log1p" else np.ones(len(value))).astype(np.float32)
+    def _log(self, tables: Tables, item_ids: list[str]) -> Log:
+        """The cleaned log, from the cache where it holds it."""
+        if self.cache_dir is None:
+            return self._read(tables, item_ids)
+        stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in tables.files]
+        settings = {"columns": self.columns, "feedback": self.feedback.column, "time": self.time, **asdict(self.clean)}
+        layout = getattr(self.layout, "func", self.layout)
+        folder = self.cache_dir / f"log-{digest({'files': stats, 'layout': repr(layout.__name__), **settings})[:16]}"
+        log = Log.load(folder)
+        if log is None:
+            log = self._read(tables, item_ids)
+            log.save(folder)
+        return log
+
+    def _read(self, tables: Tables, item_ids: list[str]) -> Log:
+        return read_log(tables.interactions, item_ids, self.feedback.column, self.time).cleaned(self.clean)
+
+    def _weighed(self, log: Log, path: Path) -> Interactions:
+        feedback = log.rows["feedback"].to_numpy()
+        return log.interactions(self.feedback.weights(feedback, f"{path}: feedback column {self.feedback.column}"))

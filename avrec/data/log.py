@@ -1,0 +1,243 @@
+"""The log: ids to numbers, times to seconds, feedback to R_ui."""
+
+import json
+import logging
+import shutil
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from avrec.batch import Array, UserError
+from avrec.data.cleaning import Cleaning, Step
+from avrec.data.content_store import write_json
+from avrec.data.tables import Interactions, Table, check_not_empty, ids_of, numbers_of
+
+logger = logging.getLogger(__name__)
+
+FEEDBACK_MAPS = ("implicit", "scale", "log1p", "threshold")
+UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+ROLE_NAMES = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
+TIMES = ("auto", *UNITS, "iso", "order")
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """How R_ui, the weight of an interaction, comes from a column.
+
+    Args:
+        column: of the interactions; None: every interaction weighs 1.
+        map: ``implicit`` 1 · ``scale`` x / max · ``log1p`` log(1 + x) · ``threshold`` 1 where x ≥ ``threshold``,
+            else 0 (such rows are history, but no target).
+        threshold: for ``map="threshold"``.
+
+    Raises:
+        UserError: an unknown map, or one without its column or limit.
+    """
+
+    column: str | None = None
+    map: str = "implicit"
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.map not in FEEDBACK_MAPS:
+            raise UserError(f"data.feedback_map={self.map} is not known. Give one of {', '.join(FEEDBACK_MAPS)}.")
+        if self.map != "implicit" and self.column is None:
+            raise UserError(f"data.feedback_map={self.map} needs a column: give data.feedback=COLUMN.")
+        if self.map == "threshold" and self.threshold is None:
+            raise UserError("data.feedback_map=threshold needs a limit: give data.threshold=NUMBER.")
+
+    def weights(self, value: Array, what: str) -> Array:
+        """R_ui of feedback values, float32.
+
+        Raises:
+            UserError: a negative value where the map has no meaning for it.
+        """
+        if self.map == "threshold":
+            return (value >= self.threshold).astype(np.float32)
+        if value.min(initial=0) < 0:
+            raise UserError(
+                f"{what} holds a negative weight ({value.min():g}, in {int((value < 0).sum())} rows). "
+                "R_ui must be ≥ 0. Shift it, or give data.feedback_map=threshold."
+            )
+        if self.map == "scale":
+            return (value / max(value.max(initial=0), 1e-12)).astype(np.float32)
+        return (np.log1p(value) if self.map == "log1p" else np.ones(len(value))).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log in numbers, in the order of the file.
+
+    Attributes:
+        user_ids: by user index, in the order of their first row.
+        rows: columns user, item (catalogue indices), time (Unix s, or any order), feedback (1 without a column), and
+            role (TRAIN, VAL or TEST) where a column ``split`` gives one.
+        has_time: False where the file has no timestamps; time is the row's number then.
+        kept_N: items that stay: False where cleaning took all of an item's interactions.
+        steps: what cleaning did.
+    """
+
+    user_ids: list[str]
+    rows: pl.DataFrame
+    has_time: bool
+    kept_N: Array
+    steps: list[Step]
+
+    def cleaned(self, clean: Cleaning) -> "Log":
+        """The log after cleaning; users and items that it leaves without an interaction are gone."""
+        rows, steps = clean(self.rows)
+        users = rows["user"].unique().sort()
+        had_N, has_N = (np.bincount(r["item"].to_numpy(), minlength=len(self.kept_N)) > 0 for r in (self.rows, rows))
+        kept_N = ~had_N | has_N
+        rows = rows.with_columns(
+            user=pl.Series(np.searchsorted(users.to_numpy(), rows["user"].to_numpy())),
+            item=pl.Series((np.cumsum(kept_N) - 1)[rows["item"].to_numpy()]),
+        )
+        return Log([self.user_ids[user] for user in users], rows, self.has_time, kept_N, steps)
+
+    def interactions(self, weight: Array) -> Interactions:
+        """The log as the rest of avrec wants it, with R_ui in the order of ``rows``."""
+        rows = self.rows.with_columns(weight=weight).sort("user", "time", maintain_order=True)
+        user, item, time, weight = (rows[name].to_numpy() for name in ("user", "item", "time", "weight"))
+        role = rows["role"].to_numpy() if "role" in rows.columns else None
+        return Interactions(user, item, time, weight, self.has_time, role)
+
+    def save(self, folder: Path) -> None:
+        """Write it as one folder, whole or not at all."""
+        partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+        partial.mkdir(parents=True)
+        self.rows.write_parquet(partial / "rows.parquet")
+        pl.DataFrame({"user_id": self.user_ids}).write_parquet(partial / "users.parquet")
+        pl.DataFrame({"kept": self.kept_N}).write_parquet(partial / "items.parquet")
+        write_json(partial / "log.json", {"has_time": self.has_time, "steps": [asdict(step) for step in self.steps]})
+        try:
+            partial.rename(folder)
+        except OSError:  # another run was first; its log is the same
+            shutil.rmtree(partial)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Log | None":
+        """Read what ``save`` wrote; None where it is not there."""
+        if not folder.is_dir():
+            return None
+        about = json.loads((folder / "log.json").read_text("utf-8"))
+        users, items = (pl.read_parquet(folder / f"{name}.parquet") for name in ("users", "items"))
+        steps = [Step(**step) for step in about["steps"]]
+        rows = pl.read_parquet(folder / "rows.parquet")
+        return cls(users["user_id"].to_list(), rows, about["has_time"], items["kept"].to_numpy(), steps)
+
+
+def read_log(table: Table, item_ids: list[str], feedback: str | None, time: str = "auto") -> Log:
+    """Read the interactions; of each row only what is needed is ever in memory.
+
+    Args:
+        table: ``user_id``, ``item_id`` and maybe ``timestamp`` and a feedback column.
+        item_ids: of the catalogue.
+        feedback: name of the feedback column.
+        time: how timestamps are read, see ``seconds_of``.
+
+    Raises:
+        UserError: a column is missing, or a row is not possible.
+    """
+    table = table.need(["user_id", "item_id"])
+    if feedback is not None and feedback not in table.columns:
+        raise UserError(
+            f"data.feedback={feedback}: {table.path} has no such column. It has {', '.join(table.columns)}."
+        )
+    wanted = ["user_id", "item_id", *(name for name in ("timestamp", "split", feedback) if name in table.columns)]
+    rows = table.collect(table.frame.select(list(dict.fromkeys(wanted))))
+    check_not_empty(rows, table.path)
+    users = ids_of(rows, "user_id", table.path)
+    user_ids = users.unique(maintain_order=True).to_list()
+    item = _index(ids_of(rows, "item_id", table.path), item_ids, table.path)
+    columns: dict[str, Array] = {"user": _index(users, user_ids, table.path), "item": item}
+    has_time = "timestamp" in rows.columns
+    if has_time:
+        columns["time"], clock = seconds_of(rows["timestamp"], time, f"{table.path}: column timestamp")
+        logger.info("%s: timestamps are read as %s", table.path, clock)
+    else:
+        columns["time"] = np.arange(len(rows), dtype=np.float64)
+        logger.info("%s has no timestamp column: the order of its rows is taken as the order of time", table.path)
+    columns["feedback"] = np.ones(len(rows))
+    if feedback is not None:
+        advice = "Mend it, or train without data.feedback."
+        columns["feedback"] = numbers_of(rows[feedback], f"{table.path}: feedback column {feedback}", advice)
+    if "split" in rows.columns:
+        columns["role"] = _roles(rows["split"], table.path)
+    return Log(user_ids, pl.DataFrame(columns), has_time, np.ones(len(item_ids), bool), [])
+
+
+def _roles(names: pl.Series, path: Path) -> Array:
+    role = names.cast(pl.String).str.strip_chars().str.to_lowercase().replace_strict(ROLE_NAMES, default=None)
+    if role.has_nulls():
+        row = int(role.is_null().arg_true()[0])
+        raise UserError(
+            f"{path}: column split must hold one of {', '.join(ROLE_NAMES)} in every row; row {row + 1} has "
+            f"{names[row]!r}. Mend it, or remove the column."
+        )
+    return role.to_numpy().astype(np.int8)
+
+
+def _index(ids: pl.Series, known: list[str], path: Path) -> Array:
+    number_of = pl.DataFrame({"id": known, "number": np.arange(len(known))})
+    number = pl.DataFrame({"id": ids}).join(number_of, on="id", how="left", maintain_order="left")["number"]
+    if number.null_count():
+        unknown = ids.filter(number.is_null())
+        raise UserError(
+            f"{path}: item_id {unknown[0]!r} has no row in items ({unknown.n_unique()} such ids, "
+            f"{len(unknown)} rows). Every item of the log needs a row; add them or remove the rows."
+        )
+    return number.to_numpy()
+
+
+def seconds_of(column: pl.Series, time: str, what: str) -> tuple[Array, str]:
+    """Times in Unix seconds, and how they were read.
+
+    Args:
+        column: numbers, dates, or text that spells numbers or ISO 8601 times (without a zone: UTC).
+        time: ``s``, ``ms``, ``us`` or ``ns`` since 1970, ``iso``, ``order`` (any numbers that grow), or ``auto``:
+            text is ISO 8601 unless it spells numbers, and numbers are told apart by their size.
+        what: for messages.
+
+    Raises:
+        UserError: an unknown unit, or a row that cannot be read.
+    """
+    if time not in TIMES:
+        raise UserError(f"data.time={time} is not known. Give one of {', '.join(TIMES)}.")
+    if column.dtype in (pl.Date, pl.Datetime):
+        return _seconds_of_dates(column.cast(pl.Datetime("us")), column, what), "dates"
+    sample = column.drop_nulls().head(1000)
+    words = column.dtype == pl.String and 2 * sample.cast(pl.Float64, strict=False).null_count() > len(sample)
+    if time == "iso" or (time == "auto" and words):
+        dates = column.cast(pl.String).str.strip_chars().str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+        return _seconds_of_dates(dates, column, what), f"ISO 8601, {_span(dates.dt.epoch('us').to_numpy() / 1e6)}"
+    value = numbers_of(column, what, "Convert it to Unix seconds or ISO 8601, or remove the column.")
+    if time == "auto":
+        size = float(np.median(np.abs(value)))
+        # 1e8 seconds is in 1973, 1e11 in 5138; the same digits in finer units are as far apart.
+        time = next((unit for unit, per in reversed(UNITS.items()) if size >= 1e8 * per), "order")
+    if time == "order":
+        return value, "an order without a unit (data.time=s, ms, us or ns says otherwise)"
+    return value / UNITS[time], f"Unix time in {time}, {_span(value / UNITS[time])} (data.time says otherwise)"
+
+
+def _seconds_of_dates(dates: pl.Series, column: pl.Series, what: str) -> Array:
+    if dates.has_nulls():
+        row = int(dates.is_null().arg_true()[0])
+        raise UserError(
+            f"{what} must hold a number or an ISO 8601 time in every row; {dates.null_count()} rows do not, the first "
+            f"is row {row + 1} with {column[row]!r}. Convert it, or remove the column."
+        )
+    return dates.dt.epoch("us").to_numpy() / 1e6
+
+
+def _span(seconds: Array) -> str:
+    try:
+        first, last = (datetime.fromtimestamp(float(t), UTC).date().isoformat() for t in (seconds.min(), seconds.max()))
+    except (OverflowError, ValueError, OSError):
+        return "outside the calendar"
+    return f"{first} to {last}"
