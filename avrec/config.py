@@ -97,12 +97,16 @@ def build_module(cfg: DictConfig, data: "TwoTowerData", validate: Callable[..., 
         node = cfg.get(modality)
         if node is None:
             continue
-        if not catalogue.has(modality):
+        # A partial encoder reads what lies under an item's number, not what the item names.
+        by_number = node.get("_partial_", False)
+        if not by_number and not catalogue.has(modality):
             log.info("no item has %s: its encoder is left out", modality)
             continue
         encoders[modality] = instantiate(node, modality)
         if modality == "identity":
             encoders[modality] = encoders[modality](num_items=len(catalogue.items))
+        elif by_number:
+            encoders[modality] = encoders[modality](root=catalogue.root)
     item_tower = instantiate(cfg.item_tower, "item_tower")(encoders=encoders, fusion=instantiate(cfg.fusion, "fusion"))
     columns = UserColumns(catalogue.category_sizes, catalogue.user_numbers.shape[1])
     user_tower = instantiate(cfg.user_tower, "user_tower")(columns=columns, num_users=len(catalogue.user_ids))

@@ -1,24 +1,15 @@
 """Batches: each distinct item once, histories and targets as indices into them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
-from avrec.batch import Array, ItemBatch, TrainBatch, UserBatch
+from avrec.batch import Array, ItemBatch, PreparedContent, TrainBatch, UserBatch
 from avrec.data.sampling import log_inclusion
 from avrec.data.sequences import Sequences, padded
 from avrec.data.tables import Catalogue
-
-
-class PreparedContent(Protocol):
-    """One modality's prepared content (``avrec.data.preparation.PreparedModality``)."""
-
-    present_N: Array
-
-    def read(self, indices: Array) -> dict[str, Array]:
-        """Content of the items with these catalogue indices, all present, in this order."""
 
 
 class Identity:

@@ -8,12 +8,24 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from avrec.batch import FrozenLayers, ItemBatch, Preprocess, RankingTask, UserBatch, UserError
-from avrec.data.batches import Identity, ItemBatches, PreparedContent, TrainBatches, UserBatches
+from avrec.batch import (
+    ContentTable,
+    FrozenLayers,
+    ItemBatch,
+    PreparedContent,
+    Preprocess,
+    RankingTask,
+    UserBatch,
+    UserError,
+)
+from avrec.data.batches import Identity, ItemBatches, TrainBatches, UserBatches
 from avrec.data.sampling import WindowSampler
 from avrec.data.sequences import Sequences
 from avrec.data.splits import ROLES, TRAIN, Splitter, ranking_task
 from avrec.data.tables import Catalogue
+
+Parts = Mapping[str, tuple[Preprocess | ContentTable | None, FrozenLayers | None]]
+"""By modality: what makes or holds its content (None: its content is the item's number), and frozen layers."""
 
 
 class TwoTowerData(pl.LightningDataModule):
@@ -74,13 +86,13 @@ class TwoTowerData(pl.LightningDataModule):
                 )
         self.train_sequences = self._sequences(self.split.role == TRAIN)
         self.trained_N = ~self.tasks["val"].cold_N
-        self.parts: dict[str, tuple[Preprocess | None, FrozenLayers | None]] = {}
+        self.parts: Parts = {}
         self.items: ItemBatches | None = None
         self.loader: ResumableLoader | None = None
         self.place: dict[str, Any] = {}
         self.users = UserBatches(catalogue, self.train_sequences.lengths() > 0, history_length)
 
-    def connect(self, parts: Mapping[str, tuple[Preprocess | None, FrozenLayers | None]]) -> None:
+    def connect(self, parts: Parts) -> None:
         """Say which content is wanted: by modality, an encoder's preprocess and frozen layers."""
         self.parts = dict(parts)
         self.items = None
@@ -92,9 +104,11 @@ class TwoTowerData(pl.LightningDataModule):
             for modality, (preprocess, frozen) in self.parts.items():
                 if preprocess is None:
                     content[modality] = Identity(self.trained_N)
-                    continue
-                preprocess.fit(self.catalogue.items)
-                content[modality] = self.prepare(self.catalogue.items, preprocess, frozen=frozen)
+                elif isinstance(preprocess, ContentTable):
+                    content[modality] = preprocess.rows_of(self.catalogue.items)
+                else:
+                    preprocess.fit(self.catalogue.items)
+                    content[modality] = self.prepare(self.catalogue.items, preprocess, frozen=frozen)
             self.items = ItemBatches(content)
 
     def setup(self, stage: str | None = None) -> None:

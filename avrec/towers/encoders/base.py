@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avrec.batch import Array, ArraySpec, Preprocess, UserError
+from avrec.batch import Array, ArraySpec, ContentTable, Preprocess, UserError
 
 
 class Encoder(nn.Module, ABC):
@@ -16,7 +16,8 @@ class Encoder(nn.Module, ABC):
 
     Attributes:
         modality: which of ``avrec.batch.MODALITIES`` it reads.
-        preprocess: the half that runs once per item, or None where the content is only an index.
+        preprocess: the half that runs once per item, the table where its output lies ready, or None where the
+            content is only an index.
         out_dim: width of the vectors.
         pretrained: True where the weights come from elsewhere; such weights get their own learning rate.
         cut: layers below this number (the stem included) are frozen; None: every layer is trained.
@@ -24,7 +25,7 @@ class Encoder(nn.Module, ABC):
     """
 
     modality: str
-    preprocess: Preprocess | None
+    preprocess: Preprocess | ContentTable | None
     out_dim: int
     pretrained: bool = False
     cut: int | None = None

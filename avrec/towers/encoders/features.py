@@ -1,0 +1,260 @@
+"""Features encoder: content that somebody else has computed, an N x F matrix with one row per item."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from avrec.batch import Array, RawItem, UserError
+from avrec.towers.encoders.base import Encoder
+
+NUMBERS_AT_ONCE = 1 << 22
+"""Of a file that is looked through: 16 MB."""
+
+
+class FeatureTable:
+    """The rows of an ``.npy`` file, mapped into memory and read as they are asked for.
+
+    A row of NaN alone, or of zeros alone, is what such files hold where there was nothing to compute from: its
+    item lacks the modality.
+
+    Args:
+        modality: for error messages.
+        path: the file, N x F of real numbers.
+        ids: says which item each row is, ``.npy``, ``.txt`` (one a line) or ``.json`` (a list); items may be
+            missing from it. None: row n is the catalogue's item n.
+
+    Raises:
+        UserError: the file is not there, not an ``.npy`` of numbers, or not N x F.
+    """
+
+    def __init__(self, modality: str, path: Path, ids: Path | None = None) -> None:
+        self.modality = modality
+        self.path = path
+        self.ids = ids
+        if self.matrix.ndim != 2 or 0 in self.matrix.shape or self.matrix.dtype.kind not in "fiu":
+            raise UserError(
+                f"{modality}.path={path} holds {self.matrix.dtype} of shape {self.matrix.shape}. It must hold real "
+                "numbers of shape N x F, one row per item: np.save(path, features.astype(np.float32))."
+            )
+        self.width = int(self.matrix.shape[1])
+
+    @cached_property
+    def matrix(self) -> Array:
+        """The file, mapped."""
+        return _mapped(self.path, f"{self.modality}.path")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the map: a worker process opens the file itself instead of being sent its content."""
+        return {name: value for name, value in vars(self).items() if name != "matrix"}
+
+    def rows_of(self, items: list[RawItem]) -> "FeatureRows":
+        """The rows of a catalogue's items.
+
+        Raises:
+            UserError: rows and items do not match, a row is neither whole nor empty, or all rows are empty.
+        """
+        row_N = self._by_id(items) if self.ids else np.arange(len(self.matrix))
+        if len(row_N) != len(items):
+            raise UserError(
+                f"{self.modality}.path={self.path} has {len(row_N)} rows, the catalogue {len(items)} items. Give a row "
+                f"for each item, in the order of the items table, or {self.modality}.ids=FILE with each row's item_id."
+            )
+        present_N = (row_N >= 0) & self._filled()[row_N]
+        if not present_N.any():
+            raise UserError(
+                f"{self.modality}.path={self.path} has nothing for any item: every row is NaN or zero. Give a file "
+                f"with features, or leave the modality out: {self.modality}=none."
+            )
+        return FeatureRows(self, row_N, present_N)
+
+    def _by_id(self, items: list[RawItem]) -> Array:
+        assert self.ids is not None
+        given = f"{self.modality}.ids={self.ids}"
+        ids = _ids_in(self.ids, f"{self.modality}.ids")
+        if len(ids) != len(self.matrix):
+            raise UserError(
+                f"{given} has {len(ids)} ids, {self.path} {len(self.matrix)} rows. Give one id for each row, in order."
+            )
+        double = [item_id for item_id, count in Counter(ids).items() if count > 1]
+        if double:
+            raise UserError(
+                f"{given} names {double[0]!r} more than once ({len(double)} such ids). Each item has one row; "
+                "remove the others, with their rows."
+            )
+        number_of = {item.item_id: number for number, item in enumerate(items)}
+        unknown = [item_id for item_id in ids if item_id not in number_of]
+        if unknown:
+            raise UserError(
+                f"{given} names {unknown[0]!r}, which is no item_id of the catalogue ({len(unknown)} of {len(ids)} "
+                f"ids; the catalogue has {items[0].item_id!r} and the like). Give its ids, or remove these rows."
+            )
+        row_N = np.full(len(items), -1)
+        row_N[[number_of[item_id] for item_id in ids]] = np.arange(len(ids))
+        return row_N
+
+    def _filled(self) -> Array:
+        """True for each row of the file that holds features."""
+        step = max(1, NUMBERS_AT_ONCE // self.width)
+        parts = []
+        for start in range(0, len(self.matrix), step):
+            filled, whole = _filled_whole(_float32(self.matrix[start : start + step]))
+            if not whole.all():
+                raise UserError(
+                    f"{self.modality}.path={self.path}: row {start + int(whole.argmin())} (from 0) holds a number that "
+                    "is not finite as float32. A row is finite throughout, or NaN throughout where the item has none."
+                )
+            parts.append(filled)
+        return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """A catalogue's items in a table (``avrec.batch.PreparedContent``).
+
+    Attributes:
+        table: the file.
+        row_N: each item's row; -1 where it has none.
+        present_N: True where the item's row holds features.
+    """
+
+    table: FeatureTable
+    row_N: Array
+    present_N: Array
+
+    def read(self, indices: Array) -> dict[str, Array]:
+        """``features`` (n, F) float32 of these items, in this order."""
+        return {"features": _float32(self.table.matrix[self.row_N[indices]])}
+
+
+class FeaturesEncoder(Encoder):
+    """An item's row of a feature matrix: as it is, or through one hidden layer.
+
+    Without a hidden layer nothing is learned here; the item tower standardises and projects what it is given.
+
+    Args:
+        modality: which of text, vision and audio the features are of.
+        path: the ``.npy`` file, N x F; relative to ``root``.
+        ids: the file that says which item each row is; None: the items table's order.
+        hidden: width of a hidden layer over the layer-normalised row; None: no such layer.
+        width: F, where there is no file: in an exported tower, which is given each item's vector.
+        root: the catalogue's folder.
+
+    Raises:
+        UserError: neither file nor width, a file that is no feature matrix, or a width that is not possible.
+    """
+
+    def __init__(
+        self,
+        modality: str,
+        path: str | None = None,
+        ids: str | None = None,
+        hidden: int | None = None,
+        width: int | None = None,
+        root: str | Path = ".",
+    ) -> None:
+        super().__init__()
+        self.modality = modality
+        self.preprocess: FeatureTable | None = None
+        if path:
+            self.preprocess = FeatureTable(modality, _under(root, path), _under(root, ids) if ids else None)
+            width = self.preprocess.width
+        if width is None:
+            raise UserError(
+                f"{modality}.path must be given and is not. Add {modality}.path=FILE, an .npy file of N x F numbers."
+            )
+        if hidden is not None and hidden < 1:
+            raise UserError(f"{modality}.hidden={hidden} is not possible. Give 1 or more, or null for no hidden layer.")
+        self.width = width
+        self.hidden = hidden
+        self.out_dim = hidden or width
+        self.network = (
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU()) if hidden else nn.Identity()
+        )
+
+    def forward(self, content: dict[str, Tensor]) -> Float[Tensor, "n width"]:
+        """Encode n items by ``content["features"]`` (n, F)."""
+        return self.network(content["features"])
+
+    def content_of(self, vector: Any, item_id: str) -> dict[str, Array] | None:
+        """One item's content from its vector, or None where that is NaN or zero throughout, as in a file.
+
+        Raises:
+            UserError: it is not a vector of F finite numbers.
+        """
+        key = f"{self.modality}_features"
+        try:
+            features = _float32(vector)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{key} of item {item_id!r} is no vector: {error}. Give {self.width} numbers.") from error
+        if features.shape != (self.width,):
+            raise UserError(
+                f"{key} of item {item_id!r} has shape {features.shape}; this tower reads vectors of {self.width} "
+                "numbers. Give what the model behind its feature matrix gives."
+            )
+        filled, whole = _filled_whole(features[None])
+        if not whole[0]:
+            raise UserError(f"{key} of item {item_id!r} holds a number that is not finite. Mend it, or leave it out.")
+        return {"features": features} if filled[0] else None
+
+    def export_config(self) -> dict[str, Any]:
+        """Constructor arguments, without the file."""
+        return {"modality": self.modality, "width": self.width, "hidden": self.hidden}
+
+
+def _under(root: str | Path, path: str) -> Path:
+    return Path(root) / Path(path).expanduser()
+
+
+def _float32(values: Any) -> Array:
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
+        return np.asarray(values, dtype=np.float32)
+
+
+def _filled_whole(rows_nF: Array) -> tuple[Array, Array]:
+    """True where a row holds features, and True where it is finite throughout or holds none."""
+    filled = ~(np.isnan(rows_nF).all(1) | (rows_nF == 0).all(1))
+    return filled, ~filled | np.isfinite(rows_nF).all(1)
+
+
+def _mapped(path: Path, key: str) -> Array:
+    if not path.is_file():
+        raise UserError(
+            f"{key}={path} is not a file. Give an .npy file; a relative path starts at the catalogue's folder."
+        )
+    try:
+        # Unlike np.load, this never unpickles, whatever the file is.
+        return np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"{key}={path} could not be read as .npy: {str(error).rstrip('.')}. Write it with np.save, from an array "
+            "that is not of Python objects."
+        ) from error
+
+
+def _ids_in(path: Path, key: str) -> list[str]:
+    ids: Any = None
+    try:
+        if path.suffix == ".npy":
+            array = _mapped(path, key)
+            ids = array.astype(str).tolist() if array.ndim == 1 and array.dtype.kind in "iuUS" else None
+        elif path.suffix == ".txt":
+            ids = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        elif path.suffix == ".json":
+            ids = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{key}={path} could not be read: {error}. Give a file in the catalogue's folder.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        pass
+    if not isinstance(ids, list) or not all(isinstance(item_id, str | int) for item_id in ids):
+        raise UserError(
+            f"{key}={path} is no list of item ids. Give a .txt file (one id a line), a .json list or a "
+            "one-dimensional .npy of text or whole numbers, in the order of the rows."
+        )
+    return [str(item_id).strip() for item_id in ids]
