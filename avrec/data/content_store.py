@@ -19,8 +19,8 @@ from avrec.batch import Array, ArraySpec, DecodeFailure, DecodeRequest, RawItem,
 
 logger = logging.getLogger(__name__)
 
-STORE_VERSION = 1
-"""To be part of the name of every store's folder: raise it when the layout on disk changes."""
+STORE_VERSION = 2
+"""To be part of the name of every store's folder: raise it when the layout on disk, or what is decoded, changes."""
 
 MAX_OPEN_MAPS = 256
 """Memory maps kept open at once: each holds a file descriptor, and the usual limit is 1024."""
@@ -270,7 +270,8 @@ def source_key(item: RawItem, request: DecodeRequest) -> str:
 
 def sources_of(item: RawItem, request: DecodeRequest) -> dict[str, Path]:
     """The item's files, by kind, that are opened for ``request``."""
-    kinds = {"image"} if request.image else set()
+    animated = request.video_frames > 0 and item.video is None
+    kinds = {"image"} if request.image or animated else set()
     if request.video_frames > 0 or (request.sample_rate > 0 and item.audio is None):
         kinds.add("video")
     if request.sample_rate > 0:

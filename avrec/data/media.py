@@ -5,7 +5,6 @@ memory is bounded by what is asked of it and not by what its owner's camera can 
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,15 +19,11 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from avrec.batch import Array, Decoded, DecodeFailure, DecodeRequest, RawItem
-
-MAX_PIXELS = 50_000_000
-"""A picture or frame with more pixels is refused before memory is taken for it."""
-
-MAX_SHORT_SIDE = 512
-"""Larger pictures and frames are scaled down on decoding; no common encoder reads more."""
+from avrec.data.limits import Limits, UnusableError
+from avrec.data.pictures import animation, count_frames, fitted, picture
 
 FULL_DECODE_SECONDS = 20.0
 """Videos up to this long are decoded from end to end: a seek costs up to a whole group of pictures."""
@@ -39,40 +34,47 @@ FULL_DECODE_FRAMES = 500
 MEASURED_BYTES = 16 << 20
 """The length of videos up to this size is measured; larger files are believed where they state it."""
 
+SAMPLE_RATES = (1_000, 1_000_000)
+"""Hz. Sound that states another rate is refused: resampling it would take memory without end."""
+
+CONTAINERS = (
+    "3g2 3gp aac ac3 aiff alac amr amrnb amrwb ape apng asf au av1 avi caf dsf dts dv eac3 f4v flac flv gif gxf h263 "
+    "h264 hevc ivf jpeg_pipe m4a m4v matroska mjpeg mov mp3 mp4 mpc mpc8 mpeg mpegts mpegvideo mxf nut obu ogg"
+    " png_pipe rm tak truehd tta vc1 voc vvc w64 wav webm webp_pipe wv"
+)
+"""FFmpeg's names of what is opened as video or sound. Playlists are not: they make it open other files."""
+
 # FFmpeg writes about every broken packet to stderr; what matters comes back as a reason.
 av.logging.set_libav_level(av.logging.PANIC)
 
 
-class _UnusableError(Exception):
-    """A file holds nothing to go on with; the message finishes the sentence that starts with its path."""
-
-
-def decode(item: RawItem, request: DecodeRequest) -> Decoded:
+def decode(item: RawItem, request: DecodeRequest, limits: Limits | None = None) -> Decoded:
     """One item, decoded as requested; never raises for what a file holds or lacks.
 
     A file that cannot be used becomes one of ``Decoded.failures``, and the rest of the item is decoded all
     the same. Broken packets inside a file are passed over, as players do. A video without a sound track
-    simply has no sound.
+    simply has no sound. An animated picture (GIF, WebP, PNG, AVIF) is a video, too: where ``video`` names it,
+    and where ``image`` does and there is no video. A still picture named by ``video`` is a video of one frame.
 
     Args:
         item: what the owner has.
         request: what to decode; nothing else is opened.
+        limits: what a file may cost; by default, those that ``Limits`` states.
     """
+    limits = limits or Limits()
     decoded = Decoded(text=item.text if request.text else None)
 
     def attempt(path: Path | None, read: Callable[[Path], Array | None]) -> Array | None:
         return None if path is None else _attempt(item.item_id, path, read, decoded.failures)
 
     if request.image:
-        decoded.image = attempt(item.image, _picture)
+        decoded.image = attempt(item.image, lambda path: picture(path, limits))
     if request.video_frames > 0:
-        decoded.frames = attempt(item.video, lambda path: _video(path, request.video_frames))
+        moving = _frames if item.video else _animated_frames
+        decoded.frames = attempt(item.video or item.image, lambda path: moving(path, request.video_frames, limits))
     if request.sample_rate > 0:
-        rate, seconds = request.sample_rate, request.max_seconds
-        if item.audio is not None:
-            decoded.sound = attempt(item.audio, lambda path: _sound(path, rate, seconds, required=True))
-        else:
-            decoded.sound = attempt(item.video, lambda path: _sound(path, rate, seconds, required=False))
+        hear = _sound if item.audio else _sound_track
+        decoded.sound = attempt(item.audio or item.video, lambda path: hear(path, request, limits))
     return decoded
 
 
@@ -82,8 +84,10 @@ def _attempt(
     try:
         _check_file(path)
         return read(path)
-    except _UnusableError as error:
+    except UnusableError as error:
         reason = str(error)
+    except UnidentifiedImageError:
+        reason = "is not a picture of a known format"
     # A broken file makes decoders raise nearly anything (SyntaxError, struct.error, MemoryError, ...).
     except Exception as error:
         reason = f"cannot be decoded ({_described(error)})"
@@ -95,11 +99,11 @@ def _attempt(
 
 def _check_file(path: Path) -> None:
     if not path.exists():
-        raise _UnusableError("does not exist")
+        raise UnusableError("does not exist")
     if not path.is_file():
-        raise _UnusableError("is not a file")
+        raise UnusableError("is not a file")
     if path.stat().st_size == 0:
-        raise _UnusableError("is empty")
+        raise UnusableError("is empty")
 
 
 def _described(error: Exception) -> str:
@@ -107,67 +111,12 @@ def _described(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _check_size(width: int, height: int) -> None:
-    if width < 1 or height < 1:
-        raise _UnusableError("states no width and height")
-    if width * height > MAX_PIXELS:
-        raise _UnusableError(f"is too large: {width} x {height} pixels, at most {MAX_PIXELS:,} are decoded")
-
-
-def _fitted(width: int, height: int) -> tuple[int, int]:
-    scale = min(1.0, MAX_SHORT_SIDE / min(width, height))
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Pictures
-
-
-def _picture(path: Path) -> Array:
-    with warnings.catch_warnings():
-        # Pillow warns of sizes below the limit here, and of palettes that it then reads well.
-        warnings.simplefilter("ignore")
-        try:
-            image = Image.open(path)
-        except UnidentifiedImageError:
-            raise _UnusableError("is not a picture of a known format") from None
-        except Image.DecompressionBombError:
-            raise _UnusableError(f"is too large: at most {MAX_PIXELS:,} pixels are decoded") from None
-        with image:
-            _check_size(*image.size)
-            # JPEG alone: decodes at 1/2, 1/4 or 1/8 size where that is still enough.
-            image.draft(None, _fitted(*image.size))
-            upright = _rgb(ImageOps.exif_transpose(image))
-    size = _fitted(*upright.size)
-    if size != upright.size:
-        upright = upright.resize(size, Image.Resampling.BICUBIC)
-    return np.array(upright, dtype=np.uint8)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep_grey(image)
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """Pillow's own conversion clips at 255, which turns a 16-bit picture white."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float32))
-    brightest = 65535 if image.mode != "F" else 1 if values.max() <= 1 else 255
-    grey = np.clip(np.rint(values * (255 / brightest)), 0, 255).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
-
-
 def _open(path: Path) -> InputContainer:
+    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS.replace(" ", ",")}
     try:
-        # A playlist in disguise must not make this machine fetch addresses.
-        return av.open(str(path), metadata_errors="ignore", options={"protocol_whitelist": "file"})
-    except av.error.InvalidDataError:
-        raise _UnusableError("is not a media file of a known format, or its beginning is broken") from None
+        return av.open(str(path), metadata_errors="ignore", options=options)
+    except (av.error.InvalidDataError, av.error.ArgumentError):
+        raise UnusableError("is not a media file of a known format, or its beginning is broken") from None
 
 
 def _decoded_frames(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[VideoFrame | AudioFrame]:
@@ -189,12 +138,21 @@ def _decoded_frames(container: InputContainer, stream: VideoStream | AudioStream
 # Video
 
 
-def _video(path: Path, count: int) -> Array:
-    span = _span(path)
+def _frames(path: Path, count: int, limits: Limits) -> Array:
+    return animation(path, count, limits) if count_frames(path, limits) else _video(path, count, limits)
+
+
+def _animated_frames(path: Path, count: int, limits: Limits) -> Array | None:
+    return animation(path, count, limits) if count_frames(path, limits) > 1 else None
+
+
+def _video(path: Path, count: int, limits: Limits) -> Array:
+    span = _span(path, limits)
+    limits.check("seconds", span.length, f"lasts {span.length:,.0f} s")
     with _open(path) as container:
-        stream = _video_stream(container)
+        stream = _video_stream(container, limits)
         short = span.length <= FULL_DECODE_SECONDS or 0 < stream.frames <= FULL_DECODE_FRAMES
-        playhead = _Playhead(container, stream, span.start, seeking=span.stamped and not short)
+        playhead = _Playhead(container, stream, span.start, limits, seeking=span.stamped and not short)
         pictures: list[Array] = []
         size: tuple[int, int] | None = None
         for index in range(count):
@@ -202,25 +160,25 @@ def _video(path: Path, count: int) -> Array:
             if playhead.unchanged and pictures:
                 pictures.append(pictures[-1])
                 continue
-            size = size or _fitted(frame.width, frame.height)
+            size = size or fitted(frame.width, frame.height)
             pictures.append(_frame_array(frame, size))
         if playhead.ended:
             _check_complete(stream, playhead.reached - span.start)
     return np.stack(pictures)
 
 
-def _video_stream(container: InputContainer) -> VideoStream:
+def _video_stream(container: InputContainer, limits: Limits) -> VideoStream:
     # A song's cover is stored as a video stream, too.
     videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not videos:
-        raise _UnusableError("has no video stream")
+        raise UnusableError("has no video stream")
     context = videos[0].codec_context
     if context is None:
-        raise _UnusableError("has a video stream that cannot be decoded: unknown coding, or broken")
-    _check_size(context.width, context.height)
+        raise UnusableError("has a video stream that cannot be decoded: unknown coding, or broken")
+    limits.check_size(context.width, context.height)
     # One thread: items are decoded in as many processes as there are cores to use.
     context.thread_count = 1
-    context.options = {"max_pixels": str(MAX_PIXELS)}
+    context.options = {"max_pixels": str(limits.pixels)}
     return videos[0]
 
 
@@ -240,9 +198,9 @@ class _Span:
     stamped: bool = True
 
 
-def _span(path: Path) -> _Span:
+def _span(path: Path, limits: Limits) -> _Span:
     with _open(path) as container:
-        stream = _video_stream(container)
+        stream = _video_stream(container, limits)
         base = _time_base(stream)
         start = float((stream.start_time or 0) * base)
         if path.stat().st_size > MEASURED_BYTES:
@@ -267,7 +225,7 @@ def _span(path: Path) -> _Span:
 def _check_complete(stream: VideoStream, length: float) -> None:
     declared = float((stream.duration or 0) * _time_base(stream))
     if length < declared / 2:
-        raise _UnusableError(f"breaks off after {length:.1f} of the {declared:.1f} seconds that it declares")
+        raise UnusableError(f"breaks off after {length:.1f} of the {declared:.1f} seconds that it declares")
 
 
 def _time_base(stream: VideoStream) -> Fraction:
@@ -285,10 +243,14 @@ class _Playhead:
     already, keyframes are further apart than the times asked for, and it plays straight on from there.
     """
 
-    def __init__(self, container: InputContainer, stream: VideoStream, start: float, seeking: bool) -> None:
+    def __init__(
+        self, container: InputContainer, stream: VideoStream, start: float, limits: Limits, seeking: bool
+    ) -> None:
         self._container = container
         self._stream = stream
         self._start = start
+        self._limits = limits
+        self._decoded = 0
         self._seeking = seeking
         self._shown: tuple[float, VideoFrame] | None = None
         self._ahead: tuple[float, VideoFrame] | None = None
@@ -304,7 +266,7 @@ class _Playhead:
             self._shown = self._ahead
             self._ahead = next(self._frames, None)
         if self._shown is None:
-            raise _UnusableError("has a video stream without a single frame that can be decoded")
+            raise UnusableError("has a video stream without a single frame that can be decoded")
         self.unchanged = before is self._shown
         return self._shown[1]
 
@@ -330,6 +292,8 @@ class _Playhead:
         time = self._start - step
         for frame in _decoded_frames(self._container, self._stream):
             if isinstance(frame, VideoFrame):
+                self._decoded += 1
+                self._limits.check("frames", self._decoded, f"needs {self._decoded:,} frames to be decoded")
                 time = time + step if frame.time is None else frame.time
                 yield time, frame
 
@@ -349,26 +313,33 @@ class _Playhead:
             self._seeking = False
 
 
-def _sound(path: Path, rate: int, max_seconds: float, required: bool) -> Array | None:
+def _sound_track(path: Path, request: DecodeRequest, limits: Limits) -> Array | None:
+    if count_frames(path, limits):
+        return None
+    with _open(path) as container:
+        silent = not container.streams.audio
+    return None if silent else _sound(path, request, limits)
+
+
+def _sound(path: Path, request: DecodeRequest, limits: Limits) -> Array:
+    limits.check("seconds", request.max_seconds, f"is asked for {request.max_seconds:,.0f} s of sound")
     with _open(path) as container:
         if not container.streams.audio:
-            if required:
-                raise _UnusableError("has no sound track")
-            return None
+            raise UnusableError("has no sound track")
         stream = container.streams.audio[0]
         if stream.codec_context is None:
-            raise _UnusableError("has a sound track that cannot be decoded: unknown coding, or broken")
+            raise UnusableError("has a sound track that cannot be decoded: unknown coding, or broken")
         stream.codec_context.thread_count = 1
-        wanted = max(1, round(max_seconds * rate))
+        wanted = max(1, round(request.max_seconds * request.sample_rate))
         pieces: list[Array] = []
         gathered = 0
-        for piece in _resampled(container, stream, rate):
+        for piece in _resampled(container, stream, request.sample_rate):
             pieces.append(piece)
             gathered += len(piece)
             if gathered >= wanted:
                 break
     if gathered == 0:
-        raise _UnusableError("has a sound track without a single sample that can be decoded")
+        raise UnusableError("has a sound track without a single sample that can be decoded")
     return np.clip(np.nan_to_num(np.concatenate(pieces)[:wanted]), -1.0, 1.0)
 
 
@@ -380,6 +351,8 @@ def _resampled(container: InputContainer, stream: AudioStream, rate: int) -> Ite
             continue
         form = (frame.format.name, frame.layout.name, frame.sample_rate)
         if form != source:
+            if not SAMPLE_RATES[0] <= frame.sample_rate <= SAMPLE_RATES[1]:
+                raise UnusableError(f"states {frame.sample_rate:,} samples a second")
             # A stream may change its form on the way; a resampler cannot.
             yield from _pieces(resampler, None)
             resampler, source = av.AudioResampler(format="fltp", rate=rate), form

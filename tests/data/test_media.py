@@ -1,5 +1,6 @@
 """Decoding of real files, made here."""
 
+import re
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 from avrec.batch import Array, Decoded, DecodeRequest, RawItem
 from avrec.data import media
+from avrec.data.limits import Limits
 from avrec.data.media import decode
 
 VISION = DecodeRequest(image=True, video_frames=4)
@@ -221,11 +223,39 @@ def test_unknown_duration_is_measured(tmp_path: Path) -> None:
     np.testing.assert_allclose(levels, [40, 90, 140, 190], atol=3)
 
 
-def test_an_animation_is_a_video_too(tmp_path: Path) -> None:
-    frames = [Image.new("L", (8, 8), level) for level in (0, 80, 160, 240)]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100)
-    levels = levels_of(decode(RawItem("a", video=tmp_path / "a.gif"), VISION))
-    np.testing.assert_allclose(levels, [0, 80, 160, 240], atol=2)
+def write_animation(path: Path, levels: list[int], milliseconds: int | list[int] = 100) -> Path:
+    frames = [Image.new("RGB", (8, 8), (level,) * 3) for level in levels]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=milliseconds, lossless=True)
+    return path
+
+
+@pytest.mark.parametrize("extension", ["gif", "webp", "png"])
+def test_an_animation_is_a_video_wherever_it_is_named(tmp_path: Path, extension: str) -> None:
+    # Half of its length belongs to the last frame.
+    path = write_animation(tmp_path / f"a.{extension}", [0, 80, 160, 240], [100, 100, 100, 300])
+    as_video = decode(RawItem("a", video=path), VISION)
+    np.testing.assert_allclose(levels_of(as_video), [0, 160, 240, 240], atol=2)
+    as_image = decode(RawItem("a", image=path), VISION)
+    np.testing.assert_array_equal(as_image.frames, as_video.frames)
+    assert as_image.image is not None
+    assert as_image.image.max() <= 2  # its poster is its first frame
+    assert decode(RawItem("a", video=path), SOUND) == Decoded()
+    film = write_video(tmp_path / "a.mp4", [100] * 4)
+    np.testing.assert_allclose(levels_of(decode(RawItem("a", image=path, video=film), VISION)), [100] * 4, atol=2)
+
+
+def test_untimed_frames_are_equally_long(tmp_path: Path) -> None:
+    path = write_animation(tmp_path / "a.gif", [0, 240], 0)
+    np.testing.assert_allclose(levels_of(decode(RawItem("a", video=path), VISION)), [0, 0, 240, 240], atol=2)
+
+
+@pytest.mark.parametrize("extension", ["gif", "webp", "png", "jpg"])
+def test_a_still_picture_is_a_video_of_one_frame_where_a_video_is_named(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"a.{extension}"
+    Image.new("RGB", (8, 8), (80, 80, 80)).save(path)
+    np.testing.assert_allclose(levels_of(decode(RawItem("a", video=path), VISION)), [80] * 4, atol=2)
+    assert decode(RawItem("a", image=path), VISION).frames is None
+    assert decode(RawItem("a", video=path), SOUND) == Decoded()
 
 
 def test_rotation_and_scaling(tmp_path: Path) -> None:
@@ -385,13 +415,51 @@ def test_a_file_that_fails_twice_is_one_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
-def test_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(media, "MAX_PIXELS", 1000)
+def test_too_many_pixels_are_refused(tmp_path: Path, kind: str) -> None:
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     write_video(tmp_path / "a.mp4", [100] * 2)
     item = RawItem("a", image=tmp_path / "a.png") if kind == "image" else RawItem("a", video=tmp_path / "a.mp4")
-    decoded = decode(item, VISION)
-    assert [f.reason for f in decoded.failures] == ["is too large: 64 x 48 pixels, at most 1,000 are decoded"]
+    (failure,) = decode(item, VISION, Limits(pixels=1000)).failures
+    assert re.fullmatch(r"is too large: .*at most 1,000 .*by datamodule\.prepare\.limits\.pixels", failure.reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "limits", "reason"),
+    [
+        ("a.mp4", Limits(seconds=1.5), "lasts 2 s: at most 1.5 by datamodule.prepare.limits.seconds"),
+        ("a.gif", Limits(seconds=1.5), "lasts 2 s: at most 1.5 by datamodule.prepare.limits.seconds"),
+        ("a.mp4", Limits(frames=9), "needs 10 frames to be decoded: at most 9 by datamodule.prepare.limits.frames"),
+        ("a.gif", Limits(frames=9), "has 20 frames: at most 9 by datamodule.prepare.limits.frames"),
+    ],
+)
+def test_too_much_video_is_refused(tmp_path: Path, name: str, limits: Limits, reason: str) -> None:
+    levels = list(range(20, 220, 10))
+    path = write_video(tmp_path / name, levels) if name == "a.mp4" else write_animation(tmp_path / name, levels)
+    assert [f.reason for f in decode(RawItem("a", video=path), VISION, limits).failures] == [reason]
+
+
+def test_more_sound_than_may_be_read_is_refused(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", tone(0.1))
+    (failure,) = decode(RawItem("a", audio=path), SOUND, Limits(seconds=4)).failures
+    assert failure.reason == "is asked for 5 s of sound: at most 4 by datamodule.prepare.limits.seconds"
+
+
+@pytest.mark.parametrize("rate", [1, 999, 2_000_000_000])
+def test_absurd_sample_rates_are_refused(tmp_path: Path, rate: int) -> None:
+    (failure,) = decode(RawItem("a", audio=write_wav(tmp_path / "a.wav", tone(0.1), rate)), SOUND).failures
+    assert failure.reason == f"states {rate:,} samples a second"
+
+
+def test_nothing_else_is_run_or_opened_for_a_file(tmp_path: Path) -> None:
+    film = write_video(tmp_path / "a.mp4", [100] * 4)
+    (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile {film.name}\n")
+    (tmp_path / "play.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{film.name}\n#EXT-X-ENDLIST\n")
+    (tmp_path / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    for name in ("list.mp4", "play.mp4"):
+        (failure,) = decode(RawItem("a", video=tmp_path / name), VISION).failures
+        assert failure.reason.startswith("is not a media file of a known format")
+    (failure,) = decode(RawItem("a", image=tmp_path / "a.png"), VISION).failures
+    assert failure.reason == "is not a picture of a known format"
 
 
 def test_what_is_not_requested_is_not_opened(tmp_path: Path) -> None:
