@@ -1,5 +1,6 @@
 """Preparation: what is done once, what is done again, and what happens when something fails."""
 
+import ctypes
 import hashlib
 import json
 import os
@@ -16,9 +17,16 @@ import pytest
 from PIL import Image
 
 from avrec.batch import Array, ArraySpec, Decoded, DecodeRequest, RawItem, UserError
-from avrec.data import preparation
-from avrec.data.content_store import ContentStore
+from avrec.data import executors
+from avrec.data.limits import Limits
 from avrec.data.preparation import prepare_content
+
+RED, GREEN, BLACK, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 0), (255, 255, 255)
+
+
+def hang() -> None:
+    """As a decoder hangs: in C, without ever letting another thread of Python have its turn."""
+    ctypes.PyDLL(None).pause()
 
 
 @dataclass
@@ -48,10 +56,15 @@ class Thumbnail:
         time.sleep(self.slowly)
         if decoded.image is None:
             return None
-        if decoded.image[0, 0].tolist() == [255, 0, 0] and not self.mended:
+        first = tuple(decoded.image[0, 0].tolist())
+        if first == RED and not self.mended:
             raise RuntimeError("red is refused")
-        if decoded.image[0, 0].tolist() == [0, 0, 0]:
+        if first == BLACK:
             os.kill(os.getpid(), signal.SIGKILL)
+        if first == GREEN:
+            hang()
+        if first == WHITE:
+            np.ones(1 << 30, np.uint8)
         digest = hashlib.sha256(decoded.image.tobytes()).digest()
         colour = decoded.image.mean(axis=(0, 1), dtype=np.float32) * self.scale
         return {"colour": colour, "noise": np.frombuffer(digest, np.uint8, 4)}
@@ -239,7 +252,7 @@ def test_frozen_layers_are_computed_once(items: list[RawItem], cache: Path) -> N
 
 def test_an_interruption_loses_one_shard_at_most(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     items = make_items(tmp_path, 80)
-    write, written = ContentStore.write_shard, [0]
+    write, written = executors.write_shard, [0]
 
     def interrupted(*arguments: Any) -> None:
         write(*arguments)
@@ -247,7 +260,7 @@ def test_an_interruption_loses_one_shard_at_most(tmp_path: Path, cache: Path, mo
         if written[0] == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(ContentStore, "write_shard", interrupted)
+    monkeypatch.setattr(executors, "write_shard", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare_content(items, Thumbnail(), cache, workers=0)
     rest = Thumbnail()
@@ -255,27 +268,52 @@ def test_an_interruption_loses_one_shard_at_most(tmp_path: Path, cache: Path, mo
     assert len(rest.calls) == 80 - 64
 
 
-def test_workers_give_the_same_bits_and_outlive_a_killer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    items = make_items(tmp_path / "media", 70, {3: (255, 0, 0), 40: (0, 0, 0)})
-    monkeypatch.setattr(preparation, "FEW_ITEMS", 32)
-    tasks = preparation._cut
-    monkeypatch.setattr(preparation, "_cut", lambda values, size: tasks(values, min(size, 5)))
-    prepared = prepare_content(items, Thumbnail(), tmp_path / "two", workers=2)
-    assert "A worker process died" in caplog.text
-    failed = json.loads((tmp_path / "two" / "quarantine.json").read_text())
-    assert [entry["item_id"] for entry in failed] == ["i3", "i40"]
-    assert "red is refused" in failed[0]["reason"]
-    assert "ended the process that read it" in failed[1]["reason"]
-    assert np.flatnonzero(~prepared.present_N).tolist() == [3, 40]
-    alone = prepare_content(items[:40] + items[41:], Thumbnail(), tmp_path / "none", workers=0)
+def test_workers_give_the_same_bits_and_outlive_killers_and_hangs(tmp_path: Path) -> None:
+    items = make_items(tmp_path / "media", 70, {3: RED, 40: BLACK, 45: GREEN})
+    cache, limits = tmp_path / "two", Limits(item_seconds=2)
+    prepared = prepare_content(items, Thumbnail(), cache, workers=2, limits=limits)
+    failed = {entry["item_id"]: entry["reason"] for entry in json.loads((cache / "quarantine.json").read_text())}
+    assert list(failed) == ["i3", "i40", "i45"]
+    assert "red is refused" in failed["i3"]
+    assert "ended the process that read it" in failed["i40"]
+    assert failed["i45"] == "took longer than the 2 s of datamodule.prepare.limits.item_seconds"
+    assert np.flatnonzero(~prepared.present_N).tolist() == [3, 40, 45]
+    alone = prepare_content([item for item in items if item.item_id not in failed], Thumbnail(), tmp_path / "none")
     expected = alone.read(np.flatnonzero(alone.present_N))
     for name, values in prepared.read(np.flatnonzero(prepared.present_N)).items():
         np.testing.assert_array_equal(values, expected[name])
     again = Thumbnail()
-    prepare_content(items, again, tmp_path / "two", workers=2)
-    assert len(again.calls) == 1  # the one that was refused; the killer is remembered
+    prepare_content(items, again, cache, limits=limits)
+    assert len(again.calls) == 1  # the one that was refused; the killers are remembered
+
+
+def test_what_failed_is_tried_again_under_other_limits(items: list[RawItem], cache: Path) -> None:
+    narrow, first = Limits(pixels=8), Thumbnail()
+    with pytest.raises(UserError, match=r"at most 8 pixels by datamodule\.prepare\.limits\.pixels"):
+        prepare_content(items, first, cache, limits=narrow)
+    prepared = prepare_content(items, first, cache)
+    assert prepared.present_N.sum() == 6
+    assert json.loads((cache / "quarantine.json").read_text()) == []
+    assert len(first.calls) == 12
+    prepare_content(items, first, cache, limits=narrow)  # what is there needs no limit
+    assert len(first.calls) == 12
+
+
+@pytest.mark.parametrize("limit", ["pixels", "seconds", "frames", "item_seconds", "memory_gib"])
+def test_limits_are_above_zero(limit: str) -> None:
+    with pytest.raises(UserError, match=rf"datamodule\.prepare\.limits\.{limit}=0 is not possible"):
+        Limits(**{limit: 0})
+
+
+def test_memory_is_bounded_in_workers(tmp_path: Path) -> None:
+    items = make_items(tmp_path / "media", 2, {1: WHITE})
+    prepared = prepare_content(
+        items, Thumbnail(), tmp_path / "cache", workers=1, max_failed_share=1, limits=Limits(memory_gib=0.5)
+    )
+    assert prepared.present_N.tolist() == [True, False]
+    (failed,) = json.loads((tmp_path / "cache" / "quarantine.json").read_text())
+    assert failed["reason"].startswith("could not be preprocessed: ")
+    assert "allocate" in failed["reason"]
 
 
 def living(group: int) -> list[str]:
@@ -293,7 +331,7 @@ from test_preparation import Thumbnail, make_items
 folder = Path({work!r})
 def main():
     items = make_items(folder / "media", 80)
-    print(prepare_content(items, Thumbnail(slowly={slowly}), folder / "cache").present_N.sum(), flush=True)
+    print(prepare_content(items, Thumbnail(slowly={slowly}), folder / "cache", workers=2).present_N.sum(), flush=True)
 """
 
 

@@ -1,0 +1,256 @@
+"""Where items are prepared: here, in processes of this machine, or on Ray. A bad item costs itself, not the run."""
+
+import faulthandler
+import functools
+import multiprocessing
+import os
+import re
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from pebble import ProcessExpired, ProcessPool
+
+from avrec.batch import ArraySpec, DecodeFailure, Preprocess, RawItem, UserError
+from avrec.data.content_store import Row, sources_of, write_shard
+from avrec.data.limits import Limits
+from avrec.data.media import decode
+
+Task = list[tuple[str, RawItem]]
+"""Items by key, to become one shard."""
+
+Failures = dict[str, list[DecodeFailure]]
+"""By key."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Prepares tasks into a store. Small to pickle: it goes to worker processes with each task.
+
+    Args:
+        preprocess: what is done with each decoded item.
+        folder: of the store, which has been opened before; on a file system that all workers share.
+        arrays: that a row of the store holds.
+        limits: of one item.
+    """
+
+    preprocess: Preprocess
+    folder: Path
+    arrays: dict[str, ArraySpec]
+    limits: Limits
+
+    def __call__(self, task: Task, journal: Path | None = None) -> Failures:
+        """Write a task's items as one shard.
+
+        Args:
+            task: the items.
+            journal: in a worker process, the file that says which item it was at when it died.
+
+        Returns:
+            Failures of the preprocess itself: not stored, since mending its code should be enough.
+        """
+        rows: list[tuple[str, Row]] = []
+        stored: Failures = {}
+        passing: Failures = {}
+        request = self.preprocess.request()
+        with _one_torch_thread(), _watched(journal, self.limits) as begin:
+            for key, item in task:
+                begin(key)
+                decoded = decode(item, request, self.limits)
+                try:
+                    row = self.preprocess(decoded)
+                except Exception as error:
+                    failure = self._failure(item, f"could not be preprocessed: {type(error).__name__}: {error}")
+                    passing[key] = [*decoded.failures, failure]
+                    continue
+                if decoded.failures:
+                    key = self.limits.key_of_failed(key)
+                    stored[key] = decoded.failures
+                rows.append((key, row))
+        if rows:
+            write_shard(self.folder, self.arrays, rows, stored)
+        return passing
+
+    def without_culprit(self, task: Task, journal: Path) -> Task:
+        """What is left of a task whose process died, after noting the item that it died of.
+
+        Raises:
+            RuntimeError: it died before its first item.
+        """
+        try:
+            culprit, _, last_words = journal.read_text().partition("\n")
+            journal.unlink()
+        except FileNotFoundError:
+            raise RuntimeError("A worker process died before its first item or while it wrote to the cache.") from None
+        item = dict(task)[culprit]
+        fatal = re.search("Fatal Python error: (.*)", last_words)
+        reason = f"ended the process that read it ({fatal[1] if fatal else 'a crash, or not enough memory'})"
+        if last_words.startswith("Timeout"):
+            allowed = f"{self.limits.item_seconds:g} s of datamodule.prepare.limits.item_seconds"
+            reason = f"took longer than the {allowed}"
+        key = self.limits.key_of_failed(culprit)
+        write_shard(self.folder, self.arrays, [(key, None)], {key: [self._failure(item, reason)]})
+        return [pair for pair in task if pair[0] != culprit]
+
+    def _failure(self, item: RawItem, reason: str) -> DecodeFailure:
+        paths = " and ".join(str(path) for path in sources_of(item, self.preprocess.request()).values())
+        return DecodeFailure(item.item_id, paths or "its text", reason)
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """The same sums in the same order everywhere, and workers are the parallelism; nothing without torch."""
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def _watched(journal: Path | None, limits: Limits) -> Iterator[Callable[[str], None]]:
+    """Gives what is to be called with each item's key at its begin; a worker then dies of an item that takes too long.
+
+    The watch is a thread of the C runtime: it ends a decoder that never comes back to Python, too.
+    """
+    if journal is None:
+        yield lambda key: None
+        return
+    _bound_memory(limits.memory_gib)
+    with journal.open("w") as file:
+
+        def begin(key: str) -> None:
+            file.seek(0)
+            file.truncate()
+            print(key, file=file, flush=True)
+            faulthandler.dump_traceback_later(limits.item_seconds, exit=True, file=file)
+
+        faulthandler.enable(file)
+        try:
+            yield begin
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            faulthandler.disable()
+            journal.unlink()
+
+
+@functools.cache
+def _bound_memory(gib: float) -> None:
+    """Let this process take so much more memory, and then raise MemoryError; only Linux counts as needed here."""
+    if sys.platform == "linux":
+        import resource
+
+        used = int(re.search(r"VmData:\s+(\d+)", Path("/proc/self/status").read_text())[1]) << 10  # type: ignore[index]
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = used + int(gib * 2**30)
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Executors
+
+
+class Executor(NamedTuple):
+    """Somewhere to do tasks, and the errors that say that the process of one died."""
+
+    submit: Callable[[Job, Task, Path], "Future[Failures]"]
+    deaths: tuple[type[BaseException], ...]
+
+
+@contextmanager
+def local(workers: int) -> Iterator[Executor]:
+    """Processes of this machine; all end with the context, even those at work."""
+    pool = ProcessPool(workers, context=multiprocessing.get_context("spawn"))
+
+    def submit(job: Job, task: Task, journal: Path) -> "Future[Failures]":
+        # Each item is timed where it is decoded; this is for a worker whose death went unseen.
+        return pool.schedule(job, (task, journal), timeout=60 + len(task) * job.limits.item_seconds)
+
+    try:
+        yield Executor(submit, (ProcessExpired, TimeoutError))
+    finally:
+        pool.stop()
+        pool.join()
+
+
+@contextmanager
+def on_ray(workers: int) -> Iterator[Executor]:
+    """Tasks on the Ray cluster that runs (or RAY_ADDRESS names), else on one started here with ``workers`` CPUs.
+
+    Raises:
+        UserError: Ray is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise UserError(
+            "executor=ray needs Ray, and it is not installed. pip install 'avrec[ray]', or give executor=local."
+        ) from None
+    started = not ray.is_initialized()
+    if started:
+        try:
+            ray.init(address="auto", log_to_driver=False)
+        except ConnectionError:
+            ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+
+    def submit(job: Job, task: Task, journal: Path) -> "Future[Failures]":
+        # What killed one worker would kill the next.
+        return ray.remote(num_cpus=1, max_retries=0)(_do).remote(job, task, journal).future()
+
+    try:
+        yield Executor(submit, (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError))
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _do(job: Job, task: Task, journal: Path) -> Failures:
+    return job(task, journal)
+
+
+EXECUTORS: dict[str, Callable[[int], AbstractContextManager[Executor]]] = {"local": local, "ray": on_ray}
+
+
+def run(job: Job, tasks: list[Task], executor: Executor, advance: Callable[[int], None]) -> Failures:
+    """Do all tasks, and those again, without the item, whose process an item killed.
+
+    Args:
+        job: what is to be done.
+        tasks: with what.
+        executor: where.
+        advance: called with the number of items just finished.
+
+    Returns:
+        The failures of the preprocess itself.
+    """
+    passing: Failures = {}
+    running: dict[Future[Failures], tuple[Task, Path]] = {}
+
+    def start(task: Task) -> None:
+        journal = job.folder / f"{uuid.uuid4().hex}.tmp"
+        running[executor.submit(job, task, journal)] = task, journal
+
+    for task in tasks:
+        start(task)
+    while running:
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            task, journal = running.pop(future)
+            try:
+                passing |= future.result()
+                advance(len(task))
+            except executor.deaths:
+                rest = job.without_culprit(task, journal)
+                advance(len(task) - len(rest))
+                if rest:
+                    start(rest)
+    return passing
