@@ -1,0 +1,43 @@
+"""python -m avrec.data.prepare data=... [overrides]: prepare the content of all encoders of a config, without training.
+
+Takes what train.py takes, and train.py with the same choices then finds everything prepared. Items are spread over
+processes of this machine (datamodule.prepare.workers=8) or over a Ray cluster (executor=ray).
+"""
+
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+from avrec import config, pipeline
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+
+def prepare(cfg: "DictConfig") -> None:
+    """Prepare, and say how many items have what.
+
+    Raises:
+        SystemExit: after a user's mistake or a stop; see ``config.slips``.
+    """
+    with config.slips(cfg.run_dir):
+        timing = pipeline.Timing()
+        with timing.part("prepare"):
+            _, data, _ = pipeline.build(cfg)
+            data.prepare_data()
+        assert data.items is not None
+        counts = ", ".join(f"{name} {content.present_N.sum():,}" for name, content in data.items.content.items())
+        log.info("%s items: %s; %.0f s", f"{len(data.catalogue.items):,}", counts, timing.seconds["prepare"])
+
+
+def main() -> None:
+    """Compose conf/train.yaml with the overrides given, and prepare."""
+    import hydra
+
+    hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="train")(prepare)()
+
+
+if __name__ == "__main__":
+    sys.exit(config.entry(main, "train"))
