@@ -318,7 +318,8 @@ class RankingTask:
         user_index_E: catalogue user index of each of the E evaluated users.
         relevant: per evaluated user, the items to be found: distinct, none of them in ``seen`` under the
             seen filter.
-        seen: per evaluated user, the items of the history; excluded from ranking where ``seen_filter``.
+        seen: per evaluated user, the items of earlier roles, those newer than the history (``history_rows``) too;
+            excluded from ranking where ``seen_filter``.
         seen_filter: True: seen items are not candidates.
         candidates_N: True where the item may be recommended.
         cold_N: True where the item has no interaction in train.

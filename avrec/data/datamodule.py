@@ -15,13 +15,15 @@ from avrec.batch import (
     PreparedContent,
     Preprocess,
     RankingTask,
+    RawItem,
     UserBatch,
     UserError,
 )
 from avrec.data.batches import Identity, ItemBatches, TrainBatches, UserBatches
+from avrec.data.ranking_task import history_rows, ranking_task
 from avrec.data.sampling import WindowSampler
 from avrec.data.sequences import Sequences
-from avrec.data.splits import ROLES, TRAIN, Splitter, ranking_task
+from avrec.data.splits import TRAIN, Splitter
 from avrec.data.tables import Catalogue
 
 Parts = Mapping[str, tuple[Preprocess | ContentTable | None, FrozenLayers | None]]
@@ -73,7 +75,7 @@ class TwoTowerData(pl.LightningDataModule):
         self.history_length = history_length
         self.seed = seed
         self.loader_workers = loader_workers
-        self.split = splitter(catalogue.log)
+        self.split = splitter(catalogue)
         num_items = len(catalogue.items)
         self.tasks: dict[str, RankingTask] = {
             which: ranking_task(catalogue.log, self.split, which, num_items, seen_filter) for which in ("val", "test")
@@ -84,6 +86,11 @@ class TwoTowerData(pl.LightningDataModule):
                     f"The {which} split has no user to ask for: the log has {len(catalogue.log)} interactions of "
                     f"{len(catalogue.user_ids)} users. Give more interactions, or another split."
                 )
+        if not (self.split.role == TRAIN).any():
+            raise UserError(
+                f"The split leaves none of the {len(catalogue.log)} interactions for training. Give smaller shares of "
+                "validation and test, or another split."
+            )
         self.train_sequences = self._sequences(self.split.role == TRAIN)
         self.trained_N = ~self.tasks["val"].cold_N
         self.parts: Parts = {}
@@ -107,9 +114,15 @@ class TwoTowerData(pl.LightningDataModule):
                 elif isinstance(preprocess, ContentTable):
                     content[modality] = preprocess.rows_of(self.catalogue.items)
                 else:
-                    preprocess.fit(self.catalogue.items)
+                    preprocess.fit(self._items_to_learn_from())
                     content[modality] = self.prepare(self.catalogue.items, preprocess, frozen=frozen)
             self.items = ItemBatches(content)
+
+    def _items_to_learn_from(self) -> list[RawItem]:
+        """What a tokenizer, say, may be learned from: everything but the items that are held out."""
+        held_N = self.split.item_role_N
+        items = self.catalogue.items
+        return items if held_N is None else [item for item, role in zip(items, held_N, strict=True) if role == TRAIN]
 
     def setup(self, stage: str | None = None) -> None:
         """Open what is prepared, in every process."""
@@ -170,7 +183,7 @@ class TwoTowerData(pl.LightningDataModule):
     def user_batches(self, which: str) -> "Chunks":
         """The users of a task, with the histories that the task allows."""
         task = self.tasks[which]
-        history = self._sequences(self.split.role < ROLES[which])
+        history = self._sequences(history_rows(self.catalogue.log, self.split, which))
         return Chunks(len(task), self.USERS_PER_BATCH, lambda part: self.users.latest(task.user_index_E[part], history))
 
     def _sequences(self, keep: Any) -> Sequences:

@@ -1,12 +1,12 @@
-"""Splits: which interaction is for training, validation and test, and the ranking tasks that follow."""
+"""Splits: which interaction is for training, validation and test."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from avrec.batch import Array, Ragged, RankingTask, UserError
-from avrec.data.tables import Interactions
+from avrec.batch import Array, UserError
+from avrec.data.tables import Catalogue
 
 TRAIN, VAL, TEST = 0, 1, 2
 ROLES = {"train": TRAIN, "val": VAL, "test": TEST}
@@ -18,21 +18,28 @@ class Split:
 
     Attributes:
         role: TRAIN, VAL or TEST per row of the sorted log, int8.
-        protocol: the split's settings, for every result.
+        protocol: the split's settings and what it leaks, for every result.
         test_time: the moment at which test rankings are asked for, in the log's time; None where there is no
             one moment for all users.
+        history: "past": no history row is newer than the user's first row to be found; "all": no such limit.
+        item_role_N: the role that each item is held out for, int8: none of its rows has another one; None where
+            items are not held out.
+        candidates: "all" items, or only the "cold" ones that are held out for the ranking.
     """
 
     role: Array
     protocol: dict[str, Any] = field(default_factory=dict)
     test_time: float | None = None
+    history: str = "past"
+    item_role_N: Array | None = None
+    candidates: str = "all"
 
 
 class Splitter(Protocol):
-    """Assigns roles to the rows of a sorted log."""
+    """Assigns roles to the rows of a catalogue's log."""
 
-    def __call__(self, log: Interactions) -> Split:
-        """Roles of the rows of ``log``."""
+    def __call__(self, catalogue: Catalogue) -> Split:
+        """Roles of the rows of ``catalogue.log``."""
 
 
 class LeaveLastOut:
@@ -43,8 +50,9 @@ class LeaveLastOut:
     row, one with a single interaction is for training alone.
     """
 
-    def __call__(self, log: Interactions) -> Split:
-        """Roles of the rows of ``log``."""
+    def __call__(self, catalogue: Catalogue) -> Split:
+        """Roles of the rows of ``catalogue.log``."""
+        log = catalogue.log
         length = np.bincount(log.user) if len(log) else np.zeros(0, np.int64)
         last = np.cumsum(length)[log.user] - 1
         from_end = last - np.arange(len(log))
@@ -70,78 +78,235 @@ class Temporal:
     """
 
     def __init__(self, val_share: float = 0.1, test_share: float = 0.1) -> None:
-        if val_share <= 0 or test_share <= 0 or val_share + test_share >= 1:
-            raise UserError(
-                f"split.val_share={val_share} and split.test_share={test_share} are not possible. Both must be above 0 "
-                "and their sum below 1."
-            )
+        _check_shares(val_share, test_share)
         self.val_share = val_share
         self.test_share = test_share
 
-    def __call__(self, log: Interactions) -> Split:
-        """Roles of the rows of ``log``.
+    def __call__(self, catalogue: Catalogue) -> Split:
+        """Roles of the rows of ``catalogue.log``.
 
         Raises:
             UserError: the log has no timestamps, or too few distinct ones.
         """
+        log = catalogue.log
         if not log.has_time:
             raise UserError(
                 "split=temporal needs a timestamp column in the interactions, and there is none. "
                 "Add it, or give split=leave_last_out."
             )
-        order = np.sort(log.time)
-        val_time, test_time = (
-            float(order[min(len(order) - 1, int(len(order) * (1 - share)))])
-            for share in (self.val_share + self.test_share, self.test_share)
-        )
-        role = np.where(log.time < val_time, TRAIN, np.where(log.time < test_time, VAL, TEST)).astype(np.int8)
+        val_time, test_time = _cuts(log.time, self.val_share, self.test_share)
+        role = _role_at(log.time, val_time, test_time)
         if not (role == TRAIN).any() or not (role == VAL).any():
             raise UserError(
                 f"split=temporal: the log has too few distinct timestamps to be cut at {val_time:g} and "
                 f"{test_time:g}. Give other shares, or split=leave_last_out."
             )
-        protocol = {"split": "temporal", "val_from": val_time, "test_from": test_time}
+        protocol = {"split": "temporal", "val_from": val_time, "test_from": test_time, "leaks": "nothing"}
         return Split(role, protocol, test_time)
 
 
-def ranking_task(log: Interactions, split: Split, which: str, num_items: int, seen_filter: bool = True) -> RankingTask:
-    """The question that a split asks.
+class ColdItems:
+    """Some items are held out whole, for validation or for test: none of their rows is trained on or is history.
 
-    Validation rankings see the training rows as history, test rankings the training and validation rows. A row
-    of weight 0 is history, but never to be found.
+    The test asks for a user's rows of the test items, validation for those of the validation items, so that the
+    checkpoint is chosen by cold items too. A user is asked once, at the moment of the first of them. Training rows
+    may be younger than that, of the same user too.
 
     Args:
-        log: the sorted log.
-        split: its roles.
-        which: ``val`` or ``test``.
-        num_items: items of the catalogue; all of them are candidates.
-        seen_filter: leave history items out of the ranking, and out of what is to be found.
+        by: ``random``: the first shares of the seed's permutation of the items; ``published``: the youngest items
+            by publication time; ``first_seen``: by their first interaction. Items without such a time stay warm.
+        val_share: share of the items (of those with a time) that are held out for validation.
+        test_share: share that is held out for test.
+        candidates: ``cold``: only the items held out for a ranking are ranked in it; ``all``: the whole catalogue.
+        history: ``past``: the warm items up to the moment of asking; ``all``: all warm items of the user, younger
+            ones too, as published work on cold items has it.
+        seed: of ``by=random``.
+
+    Raises:
+        UserError: a choice that is not known, or shares that leave nothing to train on.
     """
-    target_role = ROLES[which]
-    past = split.role < target_role
-    asked = (split.role == target_role) & (log.weight > 0)
-    dropped = {"weight_zero": int((split.role == target_role).sum() - asked.sum()), "already_seen": 0, "repeated": 0}
-    pair = log.user * num_items + log.item
-    if seen_filter:
-        seen_before = np.isin(pair, pair[past])
-        dropped["already_seen"] = int((asked & seen_before).sum())
-        asked &= ~seen_before
-    distinct = np.unique(pair[asked])
-    dropped["repeated"] = int(asked.sum() - len(distinct))
-    users, counts = np.unique(distinct // num_items, return_counts=True)
-    relevant = Ragged(np.concatenate([[0], np.cumsum(counts)]), distinct % num_items)
-    seen_pair = np.unique(pair[past])
-    seen_pair = seen_pair[np.isin(seen_pair // num_items, users)]
-    seen_counts = np.bincount(np.searchsorted(users, seen_pair // num_items), minlength=len(users))
-    return RankingTask(
-        split=which,
-        user_index_E=users,
-        relevant=relevant,
-        seen=Ragged(np.concatenate([[0], np.cumsum(seen_counts)]), seen_pair % num_items),
-        seen_filter=seen_filter,
-        candidates_N=np.ones(num_items, bool),
-        cold_N=np.bincount(log.item[split.role == TRAIN], minlength=num_items) == 0,
-        popularity_N=np.bincount(log.item[past], minlength=num_items).astype(np.float64),
-        protocol=dict(split.protocol),
-        dropped=dropped,
-    )
+
+    def __init__(
+        self,
+        by: str = "random",
+        val_share: float = 0.1,
+        test_share: float = 0.2,
+        candidates: str = "cold",
+        history: str = "past",
+        seed: int = 0,
+    ) -> None:
+        _check_choice("by", by, "random", "published", "first_seen")
+        _check_choice("candidates", candidates, "cold", "all")
+        _check_choice("history", history, "past", "all")
+        _check_shares(val_share, test_share)
+        self.by = by
+        self.val_share = val_share
+        self.test_share = test_share
+        self.candidates = candidates
+        self.history = history
+        self.seed = seed
+
+    def __call__(self, catalogue: Catalogue) -> Split:
+        """Roles of the rows of ``catalogue.log``.
+
+        Raises:
+            UserError: the times that ``by`` asks for are not there, or too few items to hold any out.
+        """
+        num_items = len(catalogue.items)
+        if self.by == "random":
+            item_role_N = np.full(num_items, TRAIN, np.int8)
+            order = np.random.default_rng(self.seed).permutation(num_items)
+            test, val = (round(num_items * share) for share in (self.test_share, self.val_share))
+            item_role_N[order[:test]] = TEST
+            item_role_N[order[test : test + val]] = VAL
+            chosen: dict[str, Any] = {"seed": self.seed}
+        else:
+            time_N = self._times(catalogue)
+            known_N = np.isfinite(time_N)
+            val_time, test_time = _cuts(time_N[known_N], self.val_share, self.test_share)
+            item_role_N = np.where(known_N, _role_at(time_N, val_time, test_time), TRAIN).astype(np.int8)
+            chosen = {"val_from": val_time, "test_from": test_time, "items_without_time": int((~known_N).sum())}
+        counts = {name: int((item_role_N == role).sum()) for name, role in ROLES.items()}
+        if not all(counts.values()):
+            raise UserError(
+                f"split=cold_items: by={self.by} leaves {counts['train']} of {num_items} items to train on, "
+                f"{counts['val']} for validation and {counts['test']} for test. Each needs one at least; give other "
+                "shares, or by=random."
+            )
+        held_out = {"val_items": counts["val"], "test_items": counts["test"]}
+        protocol = {"split": "cold_items", "by": self.by, **chosen, **held_out, **_history(self.history)}
+        role = item_role_N[catalogue.log.item]
+        return Split(role, protocol, None, self.history, item_role_N, self.candidates)
+
+    def _times(self, catalogue: Catalogue) -> Array:
+        """When each item came out or was first seen; not finite where unknown."""
+        log = catalogue.log
+        time_N = np.full(len(catalogue.items), np.inf)
+        if self.by == "published":
+            time_N = catalogue.published_N
+        elif log.has_time:
+            np.minimum.at(time_N, log.item, log.time)
+        if not np.isfinite(time_N).any():
+            column = "published column in the items" if self.by == "published" else "timestamp in the interactions"
+            raise UserError(f"split.by={self.by} needs a {column}, and there is none. Add it, or give split.by=random.")
+        return time_N
+
+
+class Random:
+    """A random share of the interactions is for test, another for validation.
+
+    A user is asked once, at the moment of the first row to be found, and may have several. Later rows may be trained
+    on: the share says how well held-out choices are filled in, not how well the future is foretold.
+
+    Args:
+        val_share: share for validation.
+        test_share: share for test.
+        of: ``user``: the shares of each user's rows (half a row rounds up, one row at least stays for training);
+            ``all``: those of the whole log.
+        history: ``past``: rows up to the moment of asking; ``all``: all others of the user, younger ones too.
+        seed: another seed, other rows. The order of the rows in the file does not matter.
+
+    Raises:
+        UserError: a choice that is not known, or shares that leave nothing to train on.
+    """
+
+    def __init__(
+        self,
+        val_share: float = 0.1,
+        test_share: float = 0.1,
+        of: str = "user",
+        history: str = "past",
+        seed: int = 0,
+    ) -> None:
+        _check_choice("of", of, "user", "all")
+        _check_choice("history", history, "past", "all")
+        _check_shares(val_share, test_share)
+        self.val_share = val_share
+        self.test_share = test_share
+        self.of = of
+        self.history = history
+        self.seed = seed
+
+    def __call__(self, catalogue: Catalogue) -> Split:
+        """Roles of the rows of ``catalogue.log``."""
+        log = catalogue.log
+        # Users are numbered as the file names them: their ids, not their numbers, order the draws.
+        id_rank = np.argsort(np.argsort(np.asarray(catalogue.user_ids)))
+        canonical = np.lexsort((log.weight, log.time, log.item, id_rank[log.user]))
+        draw = np.empty(len(log))
+        draw[canonical] = np.random.default_rng(self.seed).random(len(log))
+        group = log.user if self.of == "user" else np.zeros_like(log.user)
+        size = np.bincount(group)
+        order = np.lexsort((draw, group))
+        place = np.empty(len(log), np.int64)
+        place[order] = np.arange(len(log)) - (np.cumsum(size) - size)[group[order]]
+        test = np.minimum((size * self.test_share + 0.5).astype(int), size - 1)
+        val = np.minimum((size * self.val_share + 0.5).astype(int), size - 1 - test)
+        role = np.where(place < test[group], TEST, np.where(place < (test + val)[group], VAL, TRAIN)).astype(np.int8)
+        settings = {"val_share": self.val_share, "test_share": self.test_share, "of": self.of, "seed": self.seed}
+        return Split(role, {"split": "random", **settings, **_history(self.history)}, history=self.history)
+
+
+class Given:
+    """The roles that come with the log: a column ``split`` of the interactions, or the file that a row stands in.
+
+    Args:
+        history: ``past``: rows up to the first that is to be found; ``all``: all rows of earlier roles.
+
+    Raises:
+        UserError: ``history`` is not known.
+    """
+
+    def __init__(self, history: str = "past") -> None:
+        _check_choice("history", history, "past", "all")
+        self.history = history
+
+    def __call__(self, catalogue: Catalogue) -> Split:
+        """Roles of the rows of ``catalogue.log``.
+
+        Raises:
+            UserError: the log brings no roles, or lacks one.
+        """
+        role = catalogue.log.given_role
+        missing = list(ROLES) if role is None else [name for name, one in ROLES.items() if not (role == one).any()]
+        if role is None or missing:
+            raise UserError(
+                f"split=given: no interaction is marked {' or '.join(missing)}. The log must bring rows of all three "
+                "roles, in a column split (train, val, test) or in files of their own; mark some, or give another "
+                "split."
+            )
+        time = catalogue.log.time
+        younger = int((time[role == TRAIN] > time[role == TEST].min()).sum())
+        leaks = f"{younger} training rows are younger than the oldest test row" if younger else "nothing"
+        return Split(role, {"split": "given", "history": self.history, "leaks": leaks}, history=self.history)
+
+
+def _check_shares(val_share: float, test_share: float) -> None:
+    if val_share <= 0 or test_share <= 0 or val_share + test_share >= 1:
+        raise UserError(
+            f"split.val_share={val_share} and split.test_share={test_share} are not possible. Both must be above 0 "
+            "and their sum below 1."
+        )
+
+
+def _check_choice(name: str, given: str, *allowed: str) -> None:
+    if given not in allowed:
+        raise UserError(f"split.{name}={given} is not known. Give one of {', '.join(allowed)}.")
+
+
+def _cuts(times: Array, val_share: float, test_share: float) -> tuple[float, float]:
+    """The moments from which on the youngest shares of ``times`` are for validation and for test."""
+    order = np.sort(times)
+    places = (int(len(order) * (1 - share)) for share in (val_share + test_share, test_share))
+    val_from, test_from = (float(order[min(len(order) - 1, place)]) for place in places)
+    return val_from, test_from
+
+
+def _role_at(times: Array, val_from: float, test_from: float) -> Array:
+    return np.where(times < val_from, TRAIN, np.where(times < test_from, VAL, TEST)).astype(np.int8)
+
+
+def _history(history: str) -> dict[str, str]:
+    """What a split whose roles do not follow time tells of its histories and leaks."""
+    newer = "training rows" if history == "past" else "training and history rows"
+    return {"history": history, "leaks": f"the future: {newer} may be younger than what is to be found"}

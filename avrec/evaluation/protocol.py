@@ -28,7 +28,8 @@ class Slice:
         name: "all", "cold_items" or "cold_candidates".
         rows: row numbers of its users in the task.
         relevant: for each of these users, the relevant items that count here, at least one.
-        candidates: "all" or "cold"; slices of the same candidates share one ranking.
+        candidates: "all", "cold", or "some" where the task leaves warm items out; slices of the same candidates
+            share one ranking.
     """
 
     name: str
@@ -82,7 +83,7 @@ def slices_of(task: RankingTask) -> list[Slice]:
     "all" is the task itself. "cold_items" are the users with a cold relevant item, asked for those only, among all
     candidates: does a new item get through between the known ones? "cold_candidates" asks the same of the same users
     among the cold candidates only: are the new items told apart? The latter two are there only where some user has
-    a cold relevant item.
+    a cold relevant item, and not where all candidates of the task are cold: "all" is both of them then.
 
     Raises:
         UserError: the task has no users.
@@ -92,13 +93,15 @@ def slices_of(task: RankingTask) -> list[Slice]:
             f"the {task.split} split has no users to rank for (left out: {task.dropped or 'none'}); at least one is "
             "needed. Widen the split or loosen its filters."
         )
-    whole = Slice("all", np.arange(len(task)), task.relevant, "all")
-    rows, relevant = _restricted(task.relevant, np.asarray(task.cold_N, dtype=bool))
-    if len(rows) == 0:
+    cold_N, every_N = np.asarray(task.cold_N, dtype=bool), _candidates(task, "all")
+    candidates = "all" if every_N.all() else "some" if (every_N & ~cold_N).any() else "cold"
+    whole = Slice("all", np.arange(len(task)), task.relevant, candidates)
+    rows, relevant = _restricted(task.relevant, cold_N)
+    if len(rows) == 0 or candidates == "cold":
         return [whole]
     return [
         whole,
-        Slice("cold_items", rows, relevant, "all"),
+        Slice("cold_items", rows, relevant, candidates),
         Slice("cold_candidates", rows, relevant, "cold"),
     ]
 
@@ -168,6 +171,8 @@ def fast_metrics(scorer: Scorer, task: RankingTask, metrics_wanted: Iterable[str
     """
     names = {name: _parsed(name) for name in metrics_wanted}
     slices = {part.name: part for part in slices_of(task)}
+    if slices["all"].candidates == "cold":
+        slices["cold_items"] = slices["all"]
     top_EK = top_k(scorer, task, _deepest([(metric, k) for _, metric, k in names.values()]))
     values = {}
     for name, (slice_name, metric, k) in names.items():

@@ -8,7 +8,7 @@ import torch
 
 from avrec.batch import ItemBatch, RawItem, TrainBatch, UserBatch, UserError
 from avrec.data.datamodule import TwoTowerData
-from avrec.data.splits import LeaveLastOut, Temporal
+from avrec.data.splits import ColdItems, LeaveLastOut, Random, Split, Temporal
 from avrec.data.tables import Catalogue, Interactions
 
 ITEMS, USERS = 20, 15
@@ -130,6 +130,47 @@ def test_sampled_items_are_trained_ones(monkeypatch):
     assert len(drawn) == 5
     assert set(drawn) < set(trained)
     assert drawn == data_of(splitter=Temporal(0.3, 0.3)).sample_items().index_U.tolist()
+
+
+@pytest.mark.parametrize("history", ["past", "all"])
+def test_held_out_items_leave_no_trace_in_training_or_histories(history):
+    class Learns(Words):
+        def fit(self, items):
+            self.learned = {int(item.item_id[1:]) for item in items}
+
+    words = Learns()
+    data = data_of(splitter=ColdItems(history=history), parts={"text": (words, None), "identity": (None, None)})
+    held_out = set(np.flatnonzero(data.split.item_role_N).tolist())
+    assert len(held_out) == 6
+    loader = data.train_dataloader()
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            assert not held_out & set(batch.items.index_U.tolist())
+            assert torch.isfinite(batch.log_q_U).all()
+    assert words.learned == set(range(ITEMS)) - held_out
+    assert not held_out & set(data.sample_items().index_U.tolist())
+    assert not data.items(np.array(sorted(held_out))).content["identity"]["row"].any()
+    for which in ("val", "test"):
+        batches = data.user_batches(which)
+        for number in range(len(batches)):
+            users = batches[number]
+            assert not held_out & set(users.history_BL[users.history_present_BL].tolist())
+
+
+def test_histories_end_where_the_user_is_asked():
+    data = data_of(splitter=Random(0.2, 0.2), history_length=9)
+    log, users = data.catalogue.log, data.user_batches("test")[0]
+    for row, user in enumerate(data.tasks["test"].user_index_E):
+        mine = log.user == user
+        moment = log.time[mine & (data.split.role == 2)].min()
+        known = log.item[mine & (data.split.role < 2) & (log.time <= moment)]
+        assert users.history_BL[row][users.history_present_BL[row]].tolist() == known.tolist()
+
+
+def test_a_split_without_training_rows_is_refused():
+    with pytest.raises(UserError, match="leaves none of the 105 interactions for training"):
+        data_of(splitter=lambda catalogue: Split((np.arange(105) % 2 + 1).astype(np.int8)))
 
 
 def test_order_is_the_seeds_and_the_epochs():

@@ -58,6 +58,27 @@ def test_no_cold_slice_without_cold_relevant_items(make_task):
     assert [part.name for part in slices_of(task)] == ["all"]
 
 
+def test_where_all_candidates_are_cold_the_cold_slices_are_the_whole(make_task):
+    cold_N = np.arange(9) >= 4
+    held_out = cold_N & (np.arange(9) < 8)
+    task = make_task([[4], [5, 7]], 9, cold_N=cold_N, candidates_N=held_out)
+    (whole,) = slices_of(task)
+    assert (whole.name, whole.candidates) == ("all", "cold")
+    (result,) = evaluate("random", RandomScorer(task, 9), task, ks=(2,), metrics=("recall",))
+    assert (result.protocol["candidates"], result.protocol["candidate_items"]) == ("cold", 4)
+    values = fast_metrics(RandomScorer(task, 9), task, ["cold/recall@2", "recall@2"])
+    assert values == {"cold/recall@2": result.value, "recall@2": result.value}
+
+
+def test_some_candidates_are_called_some(make_task):
+    task = make_task([[4], [0]], 6, cold_N=np.arange(6) >= 4, candidates_N=np.arange(6) != 1)
+    assert [(part.name, part.candidates) for part in slices_of(task)] == [
+        ("all", "some"),
+        ("cold_items", "some"),
+        ("cold_candidates", "cold"),
+    ]
+
+
 def test_values_equal_a_loop_over_users(task):
     results = by_name(evaluate("random", RandomScorer(task, 40), task, ks=(3, 10), metrics=tuple(METRICS)))
     scores = RandomScorer(task, 40)(np.arange(60)).numpy()
