@@ -121,17 +121,22 @@ def _open(path: Path) -> InputContainer:
 
 def _decoded_frames(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[VideoFrame | AudioFrame]:
     packets = container.demux(stream)
+    whole = broken = 0
     while True:
         try:
             packet = next(packets, None)
             frames = [] if packet is None else packet.decode()
+            whole += 1
         except av.error.FFmpegError:
+            broken += 1
             continue
         if packet is None:
-            return
+            break
         for frame in frames:
             if isinstance(frame, VideoFrame | AudioFrame):
                 yield frame
+    if broken > whole:
+        raise UnusableError(f"is broken: {broken} of {broken + whole} packets cannot be decoded")
 
 
 # ---------------------------------------------------------------------------------------------------------
