@@ -64,7 +64,7 @@ class Run:
 
     def export(self, folder: Path) -> Path:
         ids = [item.item_id for item in self.catalogue.items]
-        return export_item_tower(self.tower, folder, ids, self.trained_N, self.catalogue.text_columns)
+        return export_item_tower(self.tower, folder, ids, self.trained_N, self.catalogue.text)
 
 
 def make_tower(catalogue: Catalogue, fusion: str, trainable: str | int) -> ItemTower:
@@ -364,7 +364,7 @@ def test_an_export_is_json_and_safetensors(runs):
 
 def test_exporting_an_export_changes_nothing(run, exported, tmp_path):
     ids = [item.item_id for item in run.catalogue.items]
-    again = export_item_tower(exported.tower, tmp_path / "again", ids, run.trained_N, exported.text_columns)
+    again = export_item_tower(exported.tower, tmp_path / "again", ids, run.trained_N, exported.text)
     assert {path.name for path in again.iterdir()} == {path.name for path in run.folder.iterdir()}
     for name in ("config.json", "preprocessor_config.json", "item_ids.json", "model.safetensors"):
         assert (again / name).read_bytes() == (run.folder / name).read_bytes(), name
