@@ -15,8 +15,8 @@ from PIL import Image
 from test_media import RATE, tone, write_video, write_wav
 
 from avrec.batch import Array, ArraySpec, Decoded, DecodeRequest, RawItem
-from avrec.data import pictures
 from avrec.data.limits import Limits
+from avrec.data.pictures import MAX_AREA
 from avrec.data.preparation import prepare_content
 
 LIMITS = Limits(pixels=4_000_000, item_seconds=20, memory_gib=1)
@@ -47,7 +47,7 @@ class Probe:
                 assert pixels.dtype == np.uint8
                 assert pixels.ndim == axes
                 assert pixels.shape[-1] == 3
-                assert 0 < pixels[0].size <= 3 * pictures.MAX_AREA
+                assert 0 < pixels[0].size <= 3 * MAX_AREA
         if decoded.frames is not None:
             assert len(decoded.frames) == 3
         if decoded.sound is not None:
