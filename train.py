@@ -49,6 +49,7 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
         best_value = trainer.checkpoint_callback.best_model_score if trainer.checkpoint_callback else None
         if best:
             pipeline.load_weights(module, best)
+            log.info("testing the weights with the best %s, %.4f", cfg.monitor, best_value)
         with timing.part("test"):
             results = pipeline.measure(
                 trainer, module, data, source, ks=cfg.evaluation.ks, metrics=cfg.evaluation.metrics

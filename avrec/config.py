@@ -128,6 +128,7 @@ def build_trainer(cfg: DictConfig) -> "pl.Trainer":
     """The Trainer with its callbacks and logger."""
     from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
 
+    _hush()
     logger: Any = instantiate(cfg.logger, "logger") if cfg.logger is not None else False
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in (cfg.callbacks or {}).items() if node]
     if logger is not False:
@@ -143,6 +144,17 @@ def build_trainer(cfg: DictConfig) -> "pl.Trainer":
         default_root_dir=str(cfg.run_dir),
         enable_progress_bar=sys.stderr.isatty(),
     )
+
+
+def _hush() -> None:
+    """Leave out what Lightning says at every start and nobody can act on."""
+    import warnings
+
+    for message in (".*isinstance.treespec, LeafSpec.*", "Checkpoint directory .* exists and is not empty.*"):
+        warnings.filterwarnings("ignore", message)
+    chatter = ("💡 Tip", "Loading `train_dataloader`", "TPU available")
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(chatter))
 
 
 def build_ranking_trainer(cfg: DictConfig) -> "pl.Trainer":
@@ -193,10 +205,13 @@ def from_command_line(arguments: list[str], defaults: dict[str, Any], command: s
     given = dict(argument.partition("=")[::2] for argument in arguments)
     unknown = [key for key in given if key not in defaults]
     required = next(iter(defaults))
+    usage = f"Usage: {command} " + " ".join(f"{key}=…" if key == required else f"[{key}=…]" for key in defaults)
+    if {"--help", "-h"} & set(given):
+        print(usage)
+        raise SystemExit(0)
     if unknown or not given.get(required):
         wrong = f"There is no key {unknown[0]}." if unknown else f"{required} must be given and is not."
-        usage = " ".join(f"{key}=…" if key == required else f"[{key}=…]" for key in defaults)
-        raise UserError(f"{wrong} Usage: {command} {usage}")
+        raise UserError(f"{wrong} {usage}")
     return {**defaults, **given}
 
 
@@ -272,7 +287,8 @@ def explain(error: Exception, config_name: str) -> str:
     if unknown:
         key = unknown.group(1).split("@")[0]
         near = nearest(key, known_keys(config_name))
-        return f"There is no key {key}. {near} Every key: python {config_name}.py --cfg job"
+        script = "-m avrec.data.check" if config_name == "check" else f"{config_name}.py"
+        return f"There is no key {key}. {near} Every key: python {script} --cfg job"
     option = re.search(r"Could not find '([^']+)'", text)
     if option:
         group, _, name = option.group(1).rpartition("/")

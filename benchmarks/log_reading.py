@@ -46,7 +46,7 @@ def read(root: Path) -> None:
     from avrec.data.sources.folder import FolderSource
     from avrec.data.splits import Temporal
 
-    clean = Cleaning(min_feedback=1, min_per_user=5, min_per_item=5)
+    clean = Cleaning(min_feedback=1, min_per_user=2, min_per_item=2)
     catalogue = FolderSource(root, feedback="rating", feedback_map="scale", clean=clean).load()
     split = Temporal()(catalogue)
     Sequences.of(catalogue.log, split.role == 0, len(catalogue.user_ids))

@@ -138,6 +138,8 @@ class ExportedItemTower:
         Raises:
             UserError: an item has nothing that this tower reads, an unknown key, or a file cannot be decoded.
         """
+        if isinstance(items, Mapping | RawItem):
+            raise UserError("embed takes a list of items, and was given one item. Give [item].")
         raw = [item if isinstance(item, RawItem) else self._raw(item) for item in items]
         parts = [self._embed(raw[start : start + batch_size], skip_broken) for start in range(0, len(raw), batch_size)]
         return np.concatenate([np.zeros((0, self.dim), np.float32), *parts])
@@ -152,11 +154,16 @@ class ExportedItemTower:
                 f"An item has the keys {sorted(unknown)}, which this tower does not read. It reads {sorted(known)}."
             )
         text = item.get("text") or self.text.of(item)
-        files = {
-            kind: Path(item[kind]).expanduser().resolve() for kind in ("image", "video", "audio") if item.get(kind)
-        }
+        files = {kind: item[kind] for kind in ("image", "video", "audio") if item.get(kind)}
+        for kind, path in files.items():
+            if not isinstance(path, str | Path):
+                raise UserError(f"An item's {kind} is a {type(path).__name__}. Give the path of a file.")
+            files[kind] = Path(path).expanduser().resolve()
         features = {name: item[key] for key, name in vectors.items() if item.get(key) is not None}
         return RawItem(str(item.get("item_id") or ""), text, features=features, **files)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(dim={self.dim}, modalities={self.tower.modalities}, text={self.text.columns})"
 
     @torch.no_grad()
     def _embed(self, items: list[RawItem], skip_broken: bool) -> Array:
@@ -169,10 +176,13 @@ class ExportedItemTower:
             having = [row for row in rows if row is not None]
             if having:
                 content[name] = {key: torch.from_numpy(np.stack([row[key] for row in having])) for key in having[0]}
-        empty = (~present_UM.any(1)).nonzero().flatten().tolist()
+        told_UM = present_UM.clone()
+        if "identity" in content:  # present for everyone; of an item that was never seen it tells nothing
+            told_UM[:, self.tower.modalities.index("identity")] = content["identity"]["row"] > 0
+        empty = (~told_UM.any(1)).nonzero().flatten().tolist()
         if empty:
             raise UserError(
-                f"Item {items[empty[0]].item_id!r} has nothing that this tower reads. "
+                f"Item {items[empty[0]].item_id or empty[0]!r} has nothing that this tower reads. "
                 f"It reads {', '.join(self.tower.modalities)}; give at least one of them."
             )
         batch = ItemBatch(torch.arange(len(items)), present_UM, content).to(device)
@@ -189,7 +199,7 @@ class ExportedItemTower:
         if decoded.failures and not skip_broken:
             failure = decoded.failures[0]
             raise UserError(
-                f"{failure.path} of item {item.item_id!r} could not be decoded: {failure.reason} "
+                f"{failure.path} of item {item.item_id!r} could not be decoded: it {failure.reason}. "
                 "Mend the file, or give skip_broken=True to go on without it."
             )
         return encoder.preprocess(decoded)  # type: ignore[operator]

@@ -26,6 +26,10 @@ class Throughput(pl.Callback):
         self.items = 0
         self.mark = 0.0
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """An epoch that a run was resumed in does not start; the clock does."""
+        self.mark = time.perf_counter()
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start over."""
         self.waiting = self.working = 0.0
@@ -69,6 +73,12 @@ class EpochLine(pl.Callback):
                 parts.append(f"{name} {metrics[name]:{style}}")
         parts += [f"{name} {value:.4f}" for name, value in sorted(metrics.items()) if name.startswith("val/")]
         log.info(" · ".join(parts))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say why it ended where that was early."""
+        stopper = trainer.early_stopping_callback
+        if stopper is not None and stopper.stopped_epoch:
+            log.info("stopped early: %s has not improved in %d epochs", stopper.monitor, stopper.patience)
 
 
 class GracefulStop(pl.Callback):

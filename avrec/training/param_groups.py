@@ -88,7 +88,8 @@ def warmup_cosine(
         warmup_share: share of the steps.
         floor: share of the learning rate that is left at the end.
     """
-    warmup = max(1, round(total_steps * warmup_share))
+    # A share of few steps is next to nothing, and a first step at the full rate throws a small catalogue back.
+    warmup = max(1, round(total_steps * warmup_share), min(10, total_steps // 4))
 
     def scale(step: int) -> float:
         if step < warmup:

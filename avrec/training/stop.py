@@ -13,6 +13,9 @@ class TrainingStoppedError(Exception):
     """
 
     def __init__(self, signum: int, checkpoint: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; go on with ckpt={checkpoint}")
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name}; to go on, give the same overrides and ckpt={checkpoint} "
+            f"(hydra.run.dir={checkpoint.parent.parent} for the same folder)"
+        )
         self.signum = signum
         self.checkpoint = checkpoint
