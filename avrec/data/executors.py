@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,8 +233,13 @@ def run(job: Job, tasks: list[Task], executor: Executor, advance: Callable[[int]
 
     Returns:
         The failures of the preprocess itself.
+
+    Raises:
+        BrokenProcessPool: no worker process could start.
+        UserError: they started, and later none could.
     """
     passing: Failures = {}
+    started = False
     running: dict[Future[Failures], tuple[Task, Path]] = {}
 
     def start(task: Task) -> None:
@@ -248,9 +254,17 @@ def run(job: Job, tasks: list[Task], executor: Executor, advance: Callable[[int]
             try:
                 passing |= future.result()
                 advance(len(task))
+            except BrokenProcessPool:
+                if not started:
+                    raise
+                raise UserError(
+                    "The worker processes ended and new ones end, too (not enough memory?). What is prepared stays: "
+                    "start again, or with fewer of them: datamodule.prepare.workers=1."
+                ) from None
             except executor.deaths:
                 rest = job.without_culprit(task, journal)
                 advance(len(task) - len(rest))
                 if rest:
                     start(rest)
+            started = True
     return passing
