@@ -3,6 +3,7 @@
 import gzip
 import json
 import sys
+import tempfile
 from datetime import UTC, datetime
 
 import numpy as np
@@ -34,9 +35,10 @@ LAYOUTS = {
 
 def load(data, *overrides):
     """The catalogue as ``python train.py data=…`` would load it."""
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        cfg = compose("train", overrides=[f"data={data}", "run_dir=x", "data.cache_dir=null", *overrides])
-    return config.build_source(cfg).load()
+    with tempfile.TemporaryDirectory() as cache, initialize_config_dir(str(config.CONF), version_base="1.3"):
+        cfg = compose("train", overrides=[f"data={data}", "run_dir=x", f"cache_dir={cache}", *overrides])
+        config.build_source(cfg).load()
+        return config.build_source(cfg).load()  # the second time with the log from the cache
 
 
 def ids(catalogue):

@@ -34,7 +34,10 @@ def source(
         download: True: the layout may fetch what is missing; None: it cannot.
         settings: the rest of ``FolderSource``'s arguments.
     """
-    more = {key: value for key, value in (("name", name), ("download", download)) if value is not None}
+    more: dict[str, Any] = {k: value for k, value in (("name", name), ("download", download)) if value is not None}
+    if isinstance(layout, partial):  # as Hydra makes them: one partial, so that the function's name is in sight
+        more = {**layout.keywords, **more}
+        layout = layout.func
     return FolderSource(root, partial(layout, **more), **settings)
 
 
