@@ -45,7 +45,7 @@ def server():
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.files, server.asked, server.cut, server.ranges = {"/a.bin": DATA}, [], None, True
         server.url = f"http://127.0.0.1:{server.server_port}/a.bin"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
         server.shutdown()
 
