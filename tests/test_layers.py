@@ -24,7 +24,7 @@ ALLOWED = {
     "__init__": {"export"},
 }
 # Run as commands, so they are entry scripts as train.py and evaluate.py are.
-ENTRIES = {"data.prepare", "export.__main__"}
+ENTRIES = {"data.check", "data.prepare", "export.__main__"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
