@@ -97,9 +97,11 @@ def _describe(report: Report, catalogue: Catalogue, is_clock: bool) -> None:
     """Counts and distributions, as cleaning leaves the log."""
     log, items = catalogue.log, catalogue.items
     report.counts = {"users": len(catalogue.user_ids), "items": len(items), "interactions": len(log)}
-    report.present = {"text": sum(bool(item.text) for item in items)}
-    report.present |= {kind: sum(kind in item.files for item in items) for kind in FILE_COLUMNS}
-    report.present["nothing"] = sum(not item.text and not item.files for item in items)
+    kinds = [{*item.files, *(["text"] if item.text else [])} for item in items]
+    modalities = {"text": {"text"}, "vision": {"image", "video"}, "audio": {"audio", "video"}}
+    report.present = {name: sum(bool(kind & having) for having in kinds) for name, kind in modalities.items()}
+    report.present["nothing"] = sum(not having for having in kinds)
+    report.files = {kind: sum(kind in having for having in kinds) for kind in FILE_COLUMNS}
     report.distributions = {
         "interactions of a user": quantiles(np.bincount(log.user)),
         "interactions of an item": quantiles(np.bincount(log.item, minlength=len(items))),
@@ -108,7 +110,7 @@ def _describe(report: Report, catalogue: Catalogue, is_clock: bool) -> None:
     }
     for step in catalogue.steps:
         report.notes.append(f"cleaning, {step['name']}: {step['before']:,} rows, {step['after']:,} stay")
-    if is_clock:
+    if is_clock and (log.time % 86_400 != 0).mean() > 0.5:
         report.hours = np.bincount((log.time // 3600 % 24).astype(int), minlength=24).tolist()
 
 
@@ -121,8 +123,8 @@ def _try(splitter: Splitter, catalogue: Catalogue, report: Report) -> None:
     rows = ", ".join(f"{(split.role == number).sum():,} {name}" for name, number in ROLES.items())
     trained = split.role == ROLES["train"]
     items, users = (len(np.unique(column[trained])) for column in (catalogue.log.item, catalogue.log.user))
-    untrained = f"{len(catalogue.items) - items:,} items and {len(catalogue.user_ids) - users:,} users"
-    report.notes.append(f"split={split.protocol.get('split')}: {rows} rows; {untrained} have none in train")
+    untrained = f"{len(catalogue.items) - items:,} items, {len(catalogue.user_ids) - users:,} users"
+    report.notes.append(f"split={split.protocol.get('split')}: rows {rows}; without a row in train {untrained}")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -146,15 +148,20 @@ class RawTables:
         self.notes: list[str] = []
         self.is_clock = False
         self.items = self.users = None
-        self.rows = self._checked_log(self.found.interactions.need(["user_id", "item_id"]))
+        known = None
         if self.found.items is not None:
-            self.items = self._paths(self._with_ids(self.found.items, "items", "item_id"))
-            self._drop_orphans(_text(self.items["item_id"]))
+            self.items = self.found.items.need(["item_id"]).collect()
+            self.items = self._named(self._paths(self.items), "items", "item_id")
+            known = _text(self.items["item_id"])
+        self.rows = self._checked_log(self.found.interactions.need(["user_id", "item_id"]), known)
         if self.found.users is not None:
-            self.users = self._with_ids(self.found.users, "users", "user_id")
+            self.users = self._named(self.found.users.need(["user_id"]).collect(), "users", "user_id")
             known, active = _text(self.users["user_id"]), _text(self.rows["user_id"]).unique(maintain_order=True)
             self._flag("users_without_log", ~known.is_in(active.implode()), known)
             self._flag("log_without_users", ~active.is_in(known.implode()), active)
+            texts = [name for name, kind in self.users.schema.items() if kind == pl.String and name != "user_id"]
+            names = [name for name in texts if self.users[name].n_unique() > max(20, len(self.users) / 2)]
+            self.findings.append(judged("naming_columns", names, len(texts)))
 
     def mended(self) -> FolderSource:
         """The source, without what is impossible."""
@@ -179,8 +186,8 @@ class RawTables:
         self.findings.append(flagged(check, bad.to_numpy(), lambda row: f"row {row + 1}: {values[row]!r}", **known))
         return ~bad
 
-    def _with_ids(self, table: Table, name: str, column: str) -> pl.DataFrame:
-        rows = table.need([column]).collect()
+    def _named(self, rows: pl.DataFrame, name: str, column: str) -> pl.DataFrame:
+        """The rows with an id of their own."""
         ids = _text(rows[column])
         double = ids.is_not_null() & ~ids.is_first_distinct()
         self._flag("empty_ids", ids.is_null(), table=name, column=column)
@@ -188,6 +195,7 @@ class RawTables:
         return rows.filter(ids.is_not_null() & ~double)
 
     def _paths(self, items: pl.DataFrame) -> pl.DataFrame:
+        """The items without paths that leave the folder."""
         root = self.source.root.resolve()
         outside: list[str] = []
         missing: list[str] = []
@@ -212,7 +220,8 @@ class RawTables:
         self.findings.append(judged("paths_in_text", paths, len(texts)))
         return items
 
-    def _checked_log(self, table: Table) -> pl.DataFrame:
+    def _checked_log(self, table: Table, known_items: pl.Series | None) -> pl.DataFrame:
+        """The rows of the log that can be read."""
         feedback = self.source.feedback.column
         judges = {"timestamp": self._times, "split": self._roles, feedback: self._feedback}
         known = {"user_id", "item_id", *judges}
@@ -222,6 +231,11 @@ class RawTables:
             empty = _text(rows[column]).is_null()
             self._flag("empty_ids", empty, table="the log", column=column)
             good &= ~empty
+        if known_items is not None:
+            items = _text(rows["item_id"])
+            orphan = ~items.is_in(known_items.implode()).fill_null(True)
+            self._flag("orphans", orphan, items, ids=f"{items.filter(orphan).n_unique():,}")
+            good &= ~orphan
         for name, judge in judges.items():
             if name in rows.columns:
                 good &= judge(rows[name])
@@ -231,14 +245,9 @@ class RawTables:
         rows = rows.filter(good)
         if "timestamp" in rows.columns:
             keys = rows.select(pl.struct("user_id", "item_id", "timestamp")).to_series()
-            self._flag_rows("duplicates", ~keys.is_first_distinct(), keys, policy=self.source.clean.duplicates)
+            named = rows.select(pl.format("user {}, item {}, {}", "user_id", "item_id", "timestamp")).to_series()
+            self._flag("duplicates", ~keys.is_first_distinct(), named, policy=self.source.clean.duplicates)
         return rows
-
-    def _drop_orphans(self, known: pl.Series) -> None:
-        items = _text(self.rows["item_id"])
-        orphan = ~items.is_in(known.implode())
-        self._flag("orphans", orphan, items, ids=f"{items.filter(orphan).n_unique():,}")
-        self.rows = self.rows.filter(~orphan)
 
     def _times(self, column: pl.Series) -> pl.Series:
         unit, good = self.source.time, column.is_not_null()
@@ -312,17 +321,27 @@ def inspect_all(items: list[RawItem], request: DecodeRequest, workers: int) -> l
     """Items' files, opened in processes: one that kills or holds up its process costs only itself."""
     console = Console(stderr=True)
     facts = []
-    with ProcessPool(workers, context=multiprocessing.get_context("spawn")) as pool:
+    pool = ProcessPool(workers, context=multiprocessing.get_context("spawn"))
+    try:
         results = pool.map(inspect, items, [request] * len(items), timeout=ITEM_SECONDS).result()
         for item in track(items, "opening files", console=console, transient=True, disable=not console.is_terminal):
             try:
                 facts.append(next(results))
-            except (ProcessExpired, TimeoutError) as error:
-                slow = isinstance(error, TimeoutError)
-                reason = f"takes longer than {ITEM_SECONDS} s" if slow else "ends the process that reads it"
-                path = " or ".join(map(str, item.files.values()))
-                facts.append(MediaFacts(item.item_id, [DecodeFailure(item.item_id, path, reason)]))
+            except TimeoutError:
+                facts.append(_lost(item, f"takes longer than {ITEM_SECONDS} s"))
+            except ProcessExpired:
+                facts.append(_lost(item, "ends the process that reads it"))
+            except MemoryError:
+                facts.append(_lost(item, "needs too much memory"))
+    finally:
+        pool.stop()
+        pool.join()
     return facts
+
+
+def _lost(item: RawItem, reason: str) -> MediaFacts:
+    paths = " or ".join(map(str, item.files.values()))
+    return MediaFacts(item.item_id, [DecodeFailure(item.item_id, paths, reason)])
 
 
 def sampled(items: list[RawItem], media: bool | int) -> list[RawItem]:

@@ -27,7 +27,7 @@ class Check(NamedTuple):
 
     Attributes:
         verdict: ``error`` (loading or training refuses it) or ``warning`` (it costs quality).
-        tolerated: share up to which it is fine all the same.
+        tolerated: share up to which an error is a warning only, and a warning is fine.
         what: a plural, to be counted. Braces hold what is known only when it is found.
         advice: what to do.
     """
@@ -64,6 +64,8 @@ CHECKS = {
     "users_without_log": Check(WARNING, 0, "users of the users table without interaction", "They are left out."),
     "log_without_users": Check(WARNING, 0, "users of the log without a row in users",
         "Their columns count as missing: add their rows."),
+    "naming_columns": Check(WARNING, 0, "user columns with another text for nearly every user",
+        "A name, no category: what is learned of one is of no use for others. Remove the column."),
     "duplicates": Check(WARNING, 0, "rows of the log with the user, item and time of another",
         "data.clean.duplicates={policy} decides what stays: keep, first, last or sum."),
     "unread_columns": Check(WARNING, 1, "columns of the log that nothing reads",
@@ -103,7 +105,8 @@ CHECKS = {
     "broken_files": Check(ERROR, 0.05, "items with a file that cannot be used",
         "Replace or remove the files. Up to 5 % of the items may fail and go on without; above, training stops."),
     "flat_pictures": Check(WARNING, 0, "items whose pictures are of almost one colour", "Leave the cell empty."),
-    "same_picture": Check(WARNING, 0, "items with the picture of another", "A placeholder? Leave the cell empty."),
+    "same_picture": Check(WARNING, 0, "items with the picture of another",
+        "One item twice: merge the two. A placeholder: leave the cell empty."),
     "silence": Check(WARNING, 0, "items whose sound is silent", "Replace it, or leave the cell empty."),
     "short_media": Check(WARNING, 0, "sounds or videos shorter than 1 second", "A broken upload? Replace them."),
     "long_media": Check(WARNING, 0, "sounds or videos longer than 1 hour",
@@ -150,7 +153,8 @@ def judged(check: str, bad: Sequence[Any], of: int, count: int | None = None, **
     """
     verdict, tolerated, what, advice = CHECKS[check]
     count = len(bad) if count is None else count
-    verdict = verdict if count > tolerated * of else FINE
+    if count <= tolerated * of:
+        verdict = WARNING if verdict == ERROR and count else FINE
     return Finding(check, verdict, what.format(**known), count, of, [*map(str, bad[:3])], advice.format(**known))
 
 

@@ -26,9 +26,8 @@ def quantiles(values: Any) -> dict[str, float]:
     values = np.asarray(values, np.float64)
     if not len(values):
         return {}
-    return dict(zip(QUANTILES, np.quantile(values, [*QUANTILES.values()]).tolist(), strict=True)) | {
-        "mean": float(values.mean())
-    }
+    found = np.round([*np.quantile(values, [*QUANTILES.values()]), values.mean()], 4)
+    return dict(zip([*QUANTILES, "mean"], found.tolist(), strict=True))
 
 
 @dataclass
@@ -38,7 +37,8 @@ class Report:
     Attributes:
         root: the catalogue's folder.
         counts: of users, items, interactions and more, after cleaning.
-        present: items by what they have; ``nothing``: no content at all.
+        present: items by modality, as the encoders would read them; ``nothing``: no content at all.
+        files: items by kind of file.
         distributions: quantiles, by what they are of.
         notes: facts in a sentence each.
         hours: interactions by hour of the day, UTC; empty where times are no clock's.
@@ -49,6 +49,7 @@ class Report:
     root: str
     counts: dict[str, int] = field(default_factory=dict)
     present: dict[str, int] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)
     distributions: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     hours: list[int] = field(default_factory=list)
@@ -78,20 +79,15 @@ def show(report: Report, console: Console) -> None:
     console.print(Text(report.root, "bold"), soft_wrap=True)
     if report.counts:
         console.print(" · ".join(f"{count:,} {name}" for name, count in report.counts.items()))
-        shares = (f"{name} {_share(count, report.counts['items'])}" for name, count in report.present.items())
-        console.print(f"items with {' · '.join(shares)}")
+        for what, counts in (("items with", report.present), ("items that name a file:", report.files)):
+            shares = (f"{name} {_share(count, report.counts['items'])}" for name, count in counts.items())
+            console.print(f"{what} {' · '.join(shares)}")
     for note in report.notes:
         console.print(Text(note))
     if report.hours:
         console.print(f"hours 0-23 UTC {bars(report.hours)} {night(report.hours)}")
-    known = {name: values for name, values in report.distributions.items() if values}
-    if known:
-        table = Table("", *QUANTILES, "mean", box=box.SIMPLE_HEAD, header_style="dim")
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for name, values in known.items():
-            table.add_row(name, *(f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" for value in values.values()))
-        console.print(table)
+    if report.distributions:
+        console.print(_table(report.distributions))
     for finding in report.sorted():
         if finding.count:
             _show(finding, console)
@@ -102,6 +98,16 @@ def show(report: Report, console: Console) -> None:
     errors, warnings = report.number_of(ERROR), report.number_of(WARNING)
     verdict = ERROR if errors else WARNING if warnings else FINE
     console.print(f"\n{errors} errors, {warnings} warnings (exit status {report.status})", style=COLOURS[verdict])
+
+
+def _table(distributions: dict[str, dict[str, float]]) -> Table:
+    table = Table("", *QUANTILES, "mean", box=box.SIMPLE_HEAD, header_style="dim")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, values in distributions.items():
+        if values:
+            table.add_row(name, *(f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" for value in values.values()))
+    return table
 
 
 def _show(finding: Finding, console: Console) -> None:

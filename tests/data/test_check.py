@@ -176,12 +176,13 @@ def test_all_of_it_is_reported_at_once_and_the_rest_described(tmp_path):
 def test_what_is_odd_is_a_warning(tmp_path):
     items = {**ITEMS, "poster": ["a.jpg", "b.jpg", "c.jpg", ""], "image": ["a.png", "b.png", "", ""]}
     log = {name: [*values, values[0]] for name, values in LOG.items()}
-    users = {"user_id": ["u1", "u9"]}
+    users = {"user_id": ["u1", *(f"u{n}" for n in range(9, 39))], "email": [f"{n}@example.org" for n in range(31)]}
     report = check(FolderSource(write(tmp_path, items=items, interactions=log, users=users)))
     examples = {finding.check: finding.examples for finding in report.findings if finding.count}
     assert examples["paths_in_text"] == ["poster"]
     assert examples["missing_files"] == ["i2: b.png"]
-    assert examples["users_without_log"] == ["u9"]
+    assert examples["users_without_log"] == ["u9", "u10", "u11"]
+    assert examples["naming_columns"] == ["email"]
     assert examples["log_without_users"] == ["u2"]
     assert examples["unread_columns"] == ["rating"]
     assert "i1" in examples["duplicates"][0]
@@ -192,7 +193,7 @@ def test_what_is_odd_is_a_warning(tmp_path):
 def test_a_split_is_tried(tmp_path):
     report = check(FolderSource(write(tmp_path / "a")), Temporal(0.2, 0.2))
     assert report.status == 0
-    assert "split=temporal: 3 train, 1 val, 2 test rows; 2 items and 0 users have none in train" in report.notes
+    assert "split=temporal: rows 3 train, 1 val, 2 test; without a row in train 2 items, 0 users" in report.notes
     timeless = FolderSource(write(tmp_path / "b", interactions=("timestamp", None)))
     assert found(check(timeless, Temporal())) == {"impossible_split": 1}
 
@@ -233,6 +234,13 @@ def test_files_are_opened_in_processes(tmp_path):
     facts = inspect_all(items, REQUEST, workers=2)
     assert [fact.item_id for fact in facts] == ["i0", "i1", "i2", "i3", "i4"]
     assert [fact.seconds for fact in facts] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+
+
+def test_a_file_that_takes_too_long_costs_only_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr("avrec.data.check.ITEM_SECONDS", 1e-6)
+    items = [RawItem(f"i{n}", audio=sound(tmp_path / f"{n}.wav", 200)) for n in range(2)]
+    facts = inspect_all(items, DecodeRequest(sample_rate=44_100, max_seconds=200), workers=1)
+    assert [fact.failures[0].reason for fact in facts] == ["takes longer than 1e-06 s"] * 2
 
 
 def test_a_sample_is_the_same_each_time():

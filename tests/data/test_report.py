@@ -58,7 +58,8 @@ def test_a_finding_has_a_number_examples_and_a_tolerated_share():
     assert finding.what == "texts of more than 64 tokens (words × 1.3, about)"
     assert judged("long_text", ["a"], 10, tokens=64).verdict == FINE
     assert judged("missing_files", ["a"], 10).verdict == ERROR
-    assert judged("missing_files", ["a"], 100).verdict == FINE
+    assert judged("missing_files", ["a"], 100).verdict == WARNING
+    assert judged("missing_files", [], 100).verdict == FINE
 
 
 def test_items():
@@ -128,7 +129,7 @@ def test_media():
     assert findings["broken_files"].examples == ["i0: posters/0.jpg is empty"]
     assert findings["same_picture"].examples == ["i2 = i1"]
     assert found(media_findings([replace(fact, item_id=f"{fact.item_id}{n}") for n in range(30) for fact in facts[3:]]
-                                + facts[:1], Path("/c")))["broken_files"] == (1, FINE)  # fmt: skip
+                                + facts[:1], Path("/c")))["broken_files"] == (1, WARNING)  # fmt: skip
 
 
 def test_numbers_in_a_line():
@@ -150,7 +151,13 @@ def test_the_hours_of_sleep_tell_the_time_zone(zone, said):
 
 def report():
     one = judged("same_text", ["i2 = i1"], 10)
-    return Report("/c", {"users": 2, "items": 3}, {"text": 1, "nothing": 2}, findings=[one, judged("silence", [], 3)])
+    return Report(
+        "/c",
+        {"users": 2, "items": 3},
+        {"text": 1, "nothing": 2},
+        {"image": 1},
+        findings=[one, judged("silence", [], 3)],
+    )
 
 
 def test_status():
@@ -179,7 +186,7 @@ def test_printed_for_people_within_the_width_and_without_colour():
     assert max(map(len, lines)) <= 100
     assert "\x1b" not in out.getvalue()
     text = " ".join(out.getvalue().split())
-    assert "2 users · 3 items items with text 33 % · nothing 67 %" in text
+    assert "2 users · 3 items items with text 33 % · nothing 67 % items that name a file: image 33 %" in text
     assert "error 9 (0.018 %) rows of the log whose item has no row in items (9 such items)" in text
     assert "[b]i0[/b]; [b]i1[/b]; [b]i2[/b]; …" in text, "what a file holds is no markup"
     assert "→ Add the items, or remove the rows." in text
