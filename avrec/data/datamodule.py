@@ -119,10 +119,8 @@ class TwoTowerData(pl.LightningDataModule):
             self.items = ItemBatches(content)
 
     def _items_to_learn_from(self) -> list[RawItem]:
-        """What a tokenizer, say, may be learned from: everything but the items that are held out."""
-        held_N = self.split.item_role_N
-        items = self.catalogue.items
-        return items if held_N is None else [item for item, role in zip(items, held_N, strict=True) if role == TRAIN]
+        """What a tokenizer, say, may be learned from: the items of the training rows, no held-out or later one."""
+        return [item for item, trained in zip(self.catalogue.items, self.trained_N, strict=True) if trained]
 
     def setup(self, stage: str | None = None) -> None:
         """Open what is prepared, in every process."""

@@ -80,7 +80,7 @@ def test_prepares_once_what_was_asked_for():
     data.setup("fit")
     assert data.prepare.calls[-1:] == [(ITEMS, words, frozen)]
     assert len(data.prepare.calls) == 2
-    assert words.fits == ITEMS
+    assert words.fits == int(data.trained_N.sum())
     assert list(data.items.content) == ["text", "identity"]
     rows = data.items(np.arange(ITEMS)).content["identity"]["row"]
     assert (rows > 0).tolist() == data.trained_N.tolist()
