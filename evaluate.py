@@ -37,7 +37,7 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
             run_cfg, source, data, module = pipeline.of_checkpoint(cfg.ckpt)
         with timing.part("test"):
             trainer = config.build_ranking_trainer(run_cfg)
-            results = pipeline.measure(trainer, module, data, source, cfg.split, cfg.ks, cfg.metrics)
+            results = pipeline.measure(trainer, module, data, source, cfg.role, cfg.ks, cfg.metrics)
     out = Path(cfg.out) if cfg.out else run_dir / "evaluation.json"
     write_results(out, results, timing.seconds, pipeline.data_summary(data))
     pipeline.show(results)

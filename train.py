@@ -36,19 +36,22 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
     from avrec.export.item_tower import export_item_tower
 
     timing = pipeline.Timing()
+    config.check_run_dir(cfg)
     run_dir = Path(cfg.run_dir)
     with timing.part("total"):
         with timing.part("prepare"):
             source, data, module = pipeline.build(cfg)
+            if cfg.ckpt:
+                pipeline.check_resumable(cfg, module, data)
             data.prepare_data()
+            trainer = config.build_trainer(cfg)
         config.save(cfg, run_dir / "config.yaml")
-        trainer = config.build_trainer(cfg)
         with timing.part("fit"):
             trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt)
         best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
         best_value = trainer.checkpoint_callback.best_model_score if trainer.checkpoint_callback else None
         if best:
-            pipeline.load_weights(module, best)
+            pipeline.load_weights(module, data, best)
             log.info("testing the weights with the best %s, %.4f", cfg.monitor, best_value)
         with timing.part("test"):
             results = pipeline.measure(

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,10 +43,11 @@ def instantiate(node: Any, where: str, **more: Any) -> Any:
     from hydra.errors import InstantiationException
 
     try:
-        if not more:
-            return hydra.utils.instantiate(node)
-        # Not handed to Hydra: it would turn dataclasses into configs.
-        return hydra.utils.instantiate(node, _partial_=True)(**more)
+        with building(where):
+            if not more:
+                return hydra.utils.instantiate(node)
+            # Not handed to Hydra: it would turn dataclasses into configs.
+            return hydra.utils.instantiate(node, _partial_=True)(**more)
     except errors.MissingMandatoryValue as error:
         raise UserError(_must_be_given(error.full_key or where)) from error
     except InstantiationException as error:
@@ -59,9 +60,32 @@ def instantiate(node: Any, where: str, **more: Any) -> Any:
             raise UserError(_must_be_given(cause.full_key or where)) from error
         if isinstance(cause, ImportError) or "Error locating target" in str(error):
             raise UserError(f"{where}: {_target_of(error)} Install its package: make pretrained.") from error
-        if isinstance(cause, TypeError):
-            raise UserError(f"{where}: {cause}. Look at conf/ for what it takes.") from error
-        raise (cause or error) from None
+        raise UserError(_cannot_be(where, cause or error)) from error
+
+
+@contextmanager
+def building(where: str) -> Iterator[None]:
+    """A constructor's complaint about what it was given, as a user's mistake.
+
+    Args:
+        where: the config key that it was built from, for the message.
+
+    Raises:
+        UserError: in place of whatever the block raises.
+    """
+    from hydra.errors import InstantiationException
+
+    try:
+        yield
+    except (UserError, InstantiationException, errors.OmegaConfBaseException):
+        raise
+    except Exception as error:  # torch, transformers, timm and Lightning each refuse in their own way
+        raise UserError(_cannot_be(where, error)) from error
+
+
+def _cannot_be(where: str, error: BaseException) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{where} cannot be built from what was given: {reason} Look at its file in conf/ for what it takes."
 
 
 def _must_be_given(key: str) -> str:
@@ -103,23 +127,30 @@ def build_module(cfg: DictConfig, data: "TwoTowerData", validate: Callable[..., 
             log.info("no item has %s: its encoder is left out", modality)
             continue
         encoders[modality] = instantiate(node, modality)
-        if modality == "identity":
-            encoders[modality] = encoders[modality](num_items=len(catalogue.items))
-        elif by_number:
-            encoders[modality] = encoders[modality](root=catalogue.root)
-    item_tower = instantiate(cfg.item_tower, "item_tower")(encoders=encoders, fusion=instantiate(cfg.fusion, "fusion"))
+        with building(modality):
+            if modality == "identity":
+                encoders[modality] = encoders[modality](num_items=len(catalogue.items))
+            elif by_number:
+                encoders[modality] = encoders[modality](root=catalogue.root)
+    fusion = instantiate(cfg.fusion, "fusion")
+    with building("item_tower"):
+        item_tower = instantiate(cfg.item_tower, "item_tower")(encoders=encoders, fusion=fusion)
     columns = UserColumns(catalogue.category_sizes, catalogue.user_numbers.shape[1])
-    user_tower = instantiate(cfg.user_tower, "user_tower")(columns=columns, num_users=len(catalogue.user_ids))
+    with building("user_tower"):
+        user_tower = instantiate(cfg.user_tower, "user_tower")(columns=columns, num_users=len(catalogue.user_ids))
     bias = -math.log(len(catalogue.items)) if cfg.score.bias is None else cfg.score.bias
+    optimizer, scheduler = instantiate(cfg.optimizer, "optimizer"), instantiate(cfg.scheduler, "scheduler")
     module = TwoTowerModule(
         item_tower,
         user_tower,
         instantiate(cfg.score, "score", bias=bias),
         instantiate(cfg.objective, "objective"),
-        instantiate(cfg.optimizer, "optimizer"),
-        instantiate(cfg.scheduler, "scheduler"),
+        optimizer,
+        scheduler,
         validate,
     )
+    with building("optimizer and scheduler"):  # before anything is written
+        scheduler(optimizer(module), total_steps=100)
     data.connect({name: (encoders[name].preprocess, encoders[name].frozen_layers()) for name in item_tower.modalities})
     return module
 
@@ -194,6 +225,30 @@ def of_run(ckpt: str | Path) -> DictConfig:
     cfg = OmegaConf.load(path)
     assert isinstance(cfg, DictConfig)
     return cfg
+
+
+def changed_since(cfg: DictConfig, ckpt: str | Path, sections: Sequence[str]) -> str:
+    """The run's own values, as ``key=value``, of the keys in these sections that a checkpoint's run had otherwise."""
+    path = Path(ckpt).resolve().parent.parent / "config.yaml"
+    if not path.is_file():
+        return ""
+    theirs: Any = OmegaConf.load(path)
+    pairs = ((f"{s}.{key}", cfg[s].get(key), value) for s in sections for key, value in (theirs.get(s) or {}).items())
+    return " ".join(f"{key}={value}" for key, ours, value in pairs if ours != value)
+
+
+def check_run_dir(cfg: DictConfig) -> None:
+    """Refuse a run folder that is not where Hydra writes the log.
+
+    Raises:
+        UserError: run_dir was given.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    if HydraConfig.initialized() and Path(cfg.run_dir) != Path(HydraConfig.get().runtime.output_dir):
+        raise UserError(
+            f"run_dir={cfg.run_dir} would leave the log elsewhere. Give hydra.run.dir={cfg.run_dir} instead."
+        )
 
 
 def from_command_line(arguments: list[str], defaults: dict[str, Any], command: str) -> dict[str, Any]:

@@ -61,11 +61,33 @@ def build(cfg: "DictConfig") -> tuple[Any, "TwoTowerData", "TwoTowerModule"]:
 
     from avrec import config
 
+    check_settings(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     source = config.build_source(cfg)
     data = config.build_data(cfg, source)
     validate = Validate(data.tasks["val"], cfg.evaluation.validate)
     return source, data, config.build_module(cfg, data, validate)
+
+
+def check_settings(cfg: "DictConfig") -> None:
+    """Refuse what would only be found out at the end of an epoch, or of the run.
+
+    Raises:
+        UserError: a seed, metric, k or ``monitor`` that cannot work.
+    """
+    from avrec.evaluation.protocol import check_metrics
+
+    if not isinstance(cfg.seed, int) or cfg.seed < 0:
+        raise UserError(f"seed={cfg.seed} is not possible. Give a whole number from 0.")
+    for key, least in (("max_epochs", -1), ("accumulate_grad_batches", 1)):
+        if not isinstance(cfg.trainer[key], int) or cfg.trainer[key] < least:
+            raise UserError(f"trainer.{key}={cfg.trainer[key]} is not possible. Give a whole number from {least}.")
+    check_metrics(cfg.evaluation.metrics, cfg.evaluation.ks)
+    if cfg.monitor.removeprefix("val/") not in cfg.evaluation.validate:
+        raise UserError(
+            f"monitor={cfg.monitor} is not measured: evaluation.validate has {', '.join(cfg.evaluation.validate)}. "
+            f"Give monitor=val/{cfg.evaluation.validate[0]}, or add its metric to evaluation.validate."
+        )
 
 
 def of_checkpoint(ckpt: str | Path) -> tuple["DictConfig", Any, "TwoTowerData", "TwoTowerModule"]:
@@ -78,27 +100,64 @@ def of_checkpoint(ckpt: str | Path) -> tuple["DictConfig", Any, "TwoTowerData", 
 
     cfg = config.of_run(ckpt)
     source, data, module = build(cfg)
-    load_weights(module, ckpt)
+    load_weights(module, data, ckpt)
     data.prepare_data()
     return cfg, source, data, module
 
 
-def load_weights(module: "TwoTowerModule", ckpt: str | Path) -> None:
+def load_weights(module: "TwoTowerModule", data: "TwoTowerData", ckpt: str | Path) -> dict[str, Any]:
     """Take a checkpoint's weights (and learned tokenizer).
 
+    Returns:
+        The checkpoint.
+
     Raises:
-        UserError: it is no checkpoint of this model.
+        UserError: it is no checkpoint of this model, or of another catalogue.
     """
     import torch
 
+    advice = "Give a checkpoint of a run with these settings and this catalogue: ckpt=RUN/checkpoints/best.ckpt."
+    if not Path(ckpt).is_file():
+        raise UserError(f"ckpt={ckpt} is not a file. {advice}")
     try:
-        module.load_state_dict(torch.load(ckpt, map_location="cpu", weights_only=True)["state_dict"])
-    except (RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        checkpoint: dict[str, Any] = torch.load(ckpt, map_location="cpu", weights_only=True)
+        weights, state = checkpoint["state_dict"], checkpoint.get(type(data).__qualname__, {})
+    except Exception as error:  # a damaged file makes torch raise nearly anything
+        raise UserError(f"ckpt={ckpt} is no checkpoint, or is damaged ({type(error).__name__}). {advice}") from error
+    known = state.get("fingerprint", {}).get("catalogue")
+    if known not in (None, data.fingerprint()["catalogue"]):
+        raise UserError(f"ckpt={ckpt} was trained on other items, users or interactions than these. {advice}")
+    try:
+        module.load_state_dict(weights)
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(f"ckpt={ckpt} does not fit this model: {' '.join(reason[1:3] or reason)} {advice}") from error
+    return checkpoint
+
+
+def check_resumable(cfg: "DictConfig", module: "TwoTowerModule", data: "TwoTowerData") -> None:
+    """Refuse to go on from a checkpoint where that could not be what was meant, before anything is written.
+
+    Raises:
+        UserError: ``cfg.ckpt`` is damaged, of another model, catalogue, order or optimizer, or has no epoch left.
+    """
+    from avrec import config
+
+    checkpoint = load_weights(module, data, cfg.ckpt)
+    if not checkpoint.get("optimizer_states"):
         raise UserError(
-            f"ckpt={ckpt} does not fit this model: {reason} Give a checkpoint of a run with these settings and this "
-            "catalogue."
-        ) from error
+            f"ckpt={cfg.ckpt} holds weights alone, and nothing to go on from. Give RUN/checkpoints/last.ckpt."
+        )
+    order = checkpoint[type(data).__qualname__].get("fingerprint", data.fingerprint())["order"]
+    changed = config.changed_since(cfg, cfg.ckpt, ("optimizer", "scheduler"))
+    if order != data.fingerprint()["order"] or changed:
+        theirs = f"{order} {changed}".strip()
+        raise UserError(f"ckpt={cfg.ckpt} goes on with {theirs}. Give the same, or start anew without ckpt.")
+    if 0 <= cfg.trainer.max_epochs <= checkpoint["epoch"]:
+        raise UserError(
+            f"ckpt={cfg.ckpt} is in epoch {checkpoint['epoch'] + 1}, and trainer.max_epochs={cfg.trainer.max_epochs}. "
+            "Give a larger one."
+        )
 
 
 def measure(

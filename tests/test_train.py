@@ -134,7 +134,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(compose_cfg: Any, tmp_pat
     cfg = compose_cfg(*settings, run_dir=part)
     original, callbacks.GracefulStop = callbacks.GracefulStop, StopAfter
     try:
-        with pytest.raises(TrainingStoppedError, match="go on with ckpt="):
+        with pytest.raises(TrainingStoppedError, match="give the same overrides and ckpt="):
             train(cfg)
     finally:
         callbacks.GracefulStop = original
@@ -172,7 +172,7 @@ def test_a_loss_that_is_not_finite_names_step_users_and_scores(compose_cfg: Any,
     with pytest.raises(
         UserError, match=r"(?s)The loss is nan at step 0.*scores are not finite.*Users of the batch: user-"
     ):
-        train(compose_cfg("score.temperature=nan", "score.learned=false", run_dir=tmp_path))
+        train(compose_cfg("score.bias=nan", "score.learned=false", run_dir=tmp_path))
 
 
 @pytest.mark.parametrize("modality", ["text", "vision", "audio", "identity"])
@@ -260,7 +260,9 @@ def test_a_valid_folder_loads_in_each_format(folder: Path) -> None:
         ),
         (lambda root: None, {"text": ["plot"]}, "names plot, which the items table lacks"),
         (
-            lambda root: (root / "items.csv").write_text("item_id,title,image\na,One,../../etc/passwd\n"),
+            lambda root: (root / "items.csv").write_text(
+                "item_id,title,image\na,One,../../etc/passwd\nb,Two,\nc,Three,\nd,Four,\n"
+            ),
             {},
             "lies outside",
         ),

@@ -143,9 +143,13 @@ def test_an_exported_tower_embeds_an_item_given_its_vectors(
     assert np.abs(tower.embed(items, batch_size=7) - known).max() <= 1e-5
     raw = RawItem(catalogue.items[0].item_id, features={"text": text[0], "vision": items[0]["vision_features"]})
     assert np.abs(tower.embed([raw])[0] - known[0]).max() <= 1e-5
-    new = tower.embed([{"title": "Nobody has seen it", "text_features": text[0].tolist()}, {"item_id": "new"}])
+    new = tower.embed(
+        [{"title": "Nobody has seen it", "text_features": text[0].tolist()}, {"text_features": text[1].tolist()}]
+    )
     assert np.isfinite(new).all()
     assert np.abs(new[0] - new[1]).max() > 1e-3
+    with pytest.raises(UserError, match=r"Item 'new' has nothing that this tower reads\. It reads text, vision"):
+        tower.embed([{"item_id": "new", "title": "read by nothing here"}])
     with pytest.raises(UserError, match=r"text_features of item '' has shape \(2,\); this tower reads vectors of 12"):
         tower.embed([{"text_features": [1, 2]}])
     with pytest.raises(UserError, match=r"keys \['audio_features'\].* It reads .*'text_features'.*'vision_features'"):

@@ -1,5 +1,6 @@
 """The LightningDataModule: from a source to batches."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -143,9 +144,26 @@ class TwoTowerData(pl.LightningDataModule):
             self.loader.load_state_dict(self.place)
         return self.loader
 
+    def fingerprint(self) -> dict[str, str]:
+        """What a checkpoint's rows and its place in the order refer to: with others, they mean nothing.
+
+        Returns:
+            ``catalogue``: a digest of items, users and training rows; ``order``: the settings that decide the order.
+        """
+        sequences = self.train_sequences
+        names = "\n".join([*(item.item_id for item in self.catalogue.items), "", *self.catalogue.user_ids])
+        found = hashlib.sha256(names.encode())
+        for array in (sequences.starts, sequences.item):
+            found.update(array.tobytes())
+        order = (
+            f"datamodule.users_per_batch={self.users_per_batch} history_length={self.history_length} seed={self.seed}"
+        )
+        return {"catalogue": found.hexdigest()[:16], "order": order}
+
     def state_dict(self) -> dict[str, Any]:
-        """The place in the order of windows."""
-        return self.loader.state_dict() if self.loader is not None else {}
+        """The place in the order of windows, and of what."""
+        place = self.loader.state_dict() if self.loader is not None else {}
+        return {**place, "fingerprint": self.fingerprint()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the place for the loader: Lightning's own restoring of loaders comes too late where the schedule asks

@@ -129,10 +129,11 @@ def evaluate(
         UserError: an unknown metric, a k below 1, or a task without users.
     """
     wanted = [(metric, k) for k in ks for metric in metrics]
+    check_metrics(metrics, ks)
     results = []
     slices = slices_of(task)
     rankings = {
-        name: top_k(scorer, task, _deepest(wanted), candidates_N=_candidates(task, name))
+        name: top_k(scorer, task, max(ks), candidates_N=_candidates(task, name))
         for name in dict.fromkeys(part.candidates for part in slices)
     }
     for part in slices:
@@ -173,7 +174,8 @@ def fast_metrics(scorer: Scorer, task: RankingTask, metrics_wanted: Iterable[str
     slices = {part.name: part for part in slices_of(task)}
     if slices["all"].candidates == "cold":
         slices["cold_items"] = slices["all"]
-    top_EK = top_k(scorer, task, _deepest([(metric, k) for _, metric, k in names.values()]))
+    check_metrics([metric for _, metric, _ in names.values()], [k for *_, k in names.values()])
+    top_EK = top_k(scorer, task, max(k for *_, k in names.values()))
     values = {}
     for name, (slice_name, metric, k) in names.items():
         if slice_name in slices:
@@ -266,14 +268,19 @@ def _per_user(top_EK: Array, part: Slice, task: RankingTask, wanted: Sequence[tu
     return [METRICS[metric](hits_EK[:, :k], relevant_E) for metric, k in wanted]
 
 
-def _deepest(wanted: Sequence[tuple[str, int]]) -> int:
-    """The largest k, once all metrics and ks are known to be allowed."""
-    for metric, k in wanted:
-        if metric not in METRICS or k < 1:
-            raise UserError(f"metric {metric!r} at k = {k}; allowed are {', '.join(METRICS)} at k >= 1.")
-    if not wanted:
-        raise UserError("no metric is wanted; give at least one metric and one k.")
-    return max(k for _, k in wanted)
+def check_metrics(metrics: Any, ks: Any) -> None:
+    """Refuse what cannot be measured.
+
+    Raises:
+        UserError: no list, nothing in it, an unknown metric, or a k that is no whole number from 1.
+    """
+    lists = not any(isinstance(given, str | int | float) for given in (metrics, ks))
+    known = lists and all(m in METRICS for m in metrics) and all(isinstance(k, int) and k > 0 for k in ks)
+    if not (known and len(metrics) and len(ks)):
+        raise UserError(
+            f"metrics={metrics} at ks={ks} cannot be measured. Give one or more of {', '.join(METRICS)}, and one or "
+            "more whole numbers from 1: metrics=[ndcg,recall] ks=[10,50]."
+        )
 
 
 def _parsed(name: str) -> tuple[str, str, int]:

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from avrec.batch import UserError
+
 TIME_BUCKETS = 32
 
 
@@ -31,6 +33,8 @@ class HistoryAttention(nn.Module):
         self, dim: int = 64, depth: int = 2, heads: int = 2, max_history: int = 50, dropout: float = 0.1
     ) -> None:
         super().__init__()
+        if dim < 1 or heads < 1 or dim % heads:
+            raise UserError(f"user_tower.attention.heads={heads} must divide dim={dim}. Give other numbers.")
         self.empty_history = nn.Parameter(torch.randn(dim) * dim**-0.5)
         self.max_history = max_history
         self.position_bias = nn.Embedding(max_history + 1, heads + 1)

@@ -71,6 +71,10 @@ class ItemTower(nn.Module):
         if unknown or not chosen:
             given = f"unknown modalities {sorted(unknown)}" if unknown else "no encoder"
             raise UserError(f"The item tower was given {given}. It needs one or more of {', '.join(MODALITIES)}.")
+        if not 0 <= modality_dropout < 1:
+            raise UserError(
+                f"item_tower.modality_dropout={modality_dropout} is not possible. Give a share from 0 to below 1."
+            )
         self.encoders = nn.ModuleDict(chosen)
         self.project = nn.ModuleDict(
             {

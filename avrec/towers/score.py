@@ -1,9 +1,12 @@
 """The score: the product of the towers' outputs."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from avrec.batch import UserError
 
 
 class Score(nn.Module):
@@ -21,6 +24,8 @@ class Score(nn.Module):
 
     def __init__(self, temperature: float = 0.1, bias: float = 0.0, learned: bool = True, lowest: float = 0.01) -> None:
         super().__init__()
+        if not 0 < temperature < math.inf:
+            raise UserError(f"score.temperature={temperature} is not possible. Give a number above 0, such as 0.1.")
         self.log_temperature = nn.Parameter(torch.tensor(float(temperature)).log(), requires_grad=learned)
         self.bias = nn.Parameter(torch.tensor(float(bias)), requires_grad=learned)
         self.lowest = lowest

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from avrec.batch import UserError
 from avrec.towers.encoders.base import Encoder
 
 
@@ -73,6 +74,9 @@ def adamw(
         weight_decay: of matrices.
         betas: of AdamW.
     """
+    for name, rate in (("lr", lr), ("encoder_lr", encoder_lr), ("pretrained_lr", pretrained_lr)):
+        if not (isinstance(rate, int | float) and 0 < rate < math.inf):
+            raise UserError(f"optimizer.{name}={rate} is not possible. Give a number above 0, such as 1e-3.")
     groups = param_groups(model, {"tower": lr, "encoder": encoder_lr, "pretrained": pretrained_lr}, weight_decay)
     return torch.optim.AdamW(groups, lr=lr, betas=(float(betas[0]), float(betas[1])))
 
@@ -88,6 +92,11 @@ def warmup_cosine(
         warmup_share: share of the steps.
         floor: share of the learning rate that is left at the end.
     """
+    if not 0 <= warmup_share <= 1 or not 0 <= floor <= 1:
+        raise UserError(
+            f"scheduler.warmup_share={warmup_share} and scheduler.floor={floor} are not possible. "
+            "Give shares from 0 to 1."
+        )
     # A share of few steps is next to nothing, and a first step at the full rate throws a small catalogue back.
     warmup = max(1, round(total_steps * warmup_share), min(10, total_steps // 4))
 

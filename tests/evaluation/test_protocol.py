@@ -148,7 +148,7 @@ def test_fast_metrics_leave_out_cold_without_cold_items(make_task):
 
 @pytest.mark.parametrize("name", ["ndgc@10", "ndcg", "ndcg@0", "warm/ndcg@10", "ndcg@ten"])
 def test_unknown_metric_names_are_refused(task, name):
-    with pytest.raises(ValueError, match="allowed are recall, ndcg|cannot be read; write recall@10"):
+    with pytest.raises(ValueError, match="Give one or more of recall, ndcg|cannot be read; write recall@10"):
         fast_metrics(RandomScorer(task, 40), task, [name])
 
 

@@ -180,7 +180,10 @@ def test_far_scores_stay_finite(case: str) -> None:
         ({"beta": 1.1}, r"objective\.beta=1\.1 is out of range"),
         ({"beta": -0.5}, r"objective\.beta=-0\.5 is out of range"),
         ({"beta": math.nan}, r"objective\.beta=nan is out of range"),
-        ({"zero_weight": 0.0}, r"objective\.zero_weight=0\.0 is not possible\. Give a finite number above 0: .* infinite"),
+        (
+            {"zero_weight": 0.0},
+            r"objective\.zero_weight=0\.0 is not possible\. Give a finite number above 0: .* infinite",
+        ),
         ({"zero_weight": -1.0}, r"objective\.zero_weight=-1\.0 is not possible"),
         ({"zero_weight": float("nan")}, r"objective\.zero_weight=nan is not possible"),
     ],

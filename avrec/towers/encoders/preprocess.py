@@ -41,7 +41,11 @@ class VisionPreprocess:
     def fit(self, items: list[RawItem]) -> None:
         """Keep no slot for what no item of the catalogue has."""
         self.has_image = any(item.image for item in items)
-        self.has_video = self.video_frames > 0 and any(item.video for item in items)
+        self.has_video = self.video_frames > 0 and any(
+            # Animations that stand for a video; of other kinds of picture, few are.
+            item.video or (item.image and item.image.suffix.lower() in (".gif", ".apng"))
+            for item in items
+        )
 
     def settings(self) -> dict[str, Any]:
         """Constructor arguments and slots."""
