@@ -183,9 +183,12 @@ def _hush() -> None:
 
     for message in (".*isinstance.treespec, LeafSpec.*", "Checkpoint directory .* exists and is not empty.*"):
         warnings.filterwarnings("ignore", message)
-    chatter = ("💡 Tip", "Loading `train_dataloader`", "TPU available")
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(chatter))
+        logging.getLogger(name).addFilter(_worth_saying)
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(("💡 Tip", "Loading `train_dataloader`", "TPU available"))
 
 
 def build_ranking_trainer(cfg: DictConfig) -> "pl.Trainer":
@@ -296,6 +299,17 @@ def entry(main: Callable[[], Any], config_name: str) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
+
+
+def command(main: Callable[[DictConfig], None], config_name: str) -> int:
+    """Compose a primary config with the command line's overrides and run ``main`` on it, as an entry script does.
+
+    Returns:
+        Exit status, see ``entry``.
+    """
+    import hydra
+
+    return entry(hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(main), config_name)
 
 
 @contextmanager

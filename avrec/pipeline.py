@@ -125,7 +125,7 @@ def load_weights(module: "TwoTowerModule", data: "TwoTowerData", ckpt: str | Pat
     except Exception as error:  # a damaged file makes torch raise nearly anything
         raise UserError(f"ckpt={ckpt} is no checkpoint, or is damaged ({type(error).__name__}). {advice}") from error
     known = state.get("fingerprint", {}).get("catalogue")
-    if known not in (None, data.fingerprint()["catalogue"]):
+    if known not in (None, data.fingerprint["catalogue"]):
         raise UserError(f"ckpt={ckpt} was trained on other items, users or interactions than these. {advice}")
     try:
         module.load_state_dict(weights)
@@ -148,9 +148,9 @@ def check_resumable(cfg: "DictConfig", module: "TwoTowerModule", data: "TwoTower
         raise UserError(
             f"ckpt={cfg.ckpt} holds weights alone, and nothing to go on from. Give RUN/checkpoints/last.ckpt."
         )
-    order = checkpoint[type(data).__qualname__].get("fingerprint", data.fingerprint())["order"]
+    order = checkpoint[type(data).__qualname__].get("fingerprint", data.fingerprint)["order"]
     changed = config.changed_since(cfg, cfg.ckpt, ("optimizer", "scheduler"))
-    if order != data.fingerprint()["order"] or changed:
+    if order != data.fingerprint["order"] or changed:
         theirs = f"{order} {changed}".strip()
         raise UserError(f"ckpt={cfg.ckpt} goes on with {theirs}. Give the same, or start anew without ckpt.")
     if 0 <= cfg.trainer.max_epochs <= checkpoint["epoch"]:

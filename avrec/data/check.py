@@ -34,19 +34,20 @@ from avrec.data.findings import (
     time_findings,
     tokens_of,
 )
-from avrec.data.log import ROLE_NAMES, seconds_of
-from avrec.data.media import decode
+from avrec.data.limits import Limits, UnusableError
+from avrec.data.log import dates_of, roles_of, seconds_of
+from avrec.data.media import decode, open_media
 from avrec.data.report import Report, quantiles, show
 from avrec.data.sources.demo import DemoSource
 from avrec.data.sources.folder import FolderSource
 from avrec.data.splits import ROLES, Splitter
-from avrec.data.tables import FILE_COLUMNS, Catalogue, Table, Tables, inside
+from avrec.data.tables import FILE_COLUMNS, Catalogue, Table, Tables, as_text, inside
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 MEDIA_NAME = r"(?i)\.(jpe?g|png|webp|gif|avif|mp4|m4v|mov|mkv|webm|mp3|m4a|ogg|opus|flac|wav)$"
-ITEM_SECONDS = 120
+ITEM_SECONDS = Limits.item_seconds
 """To decode one item's files; what takes longer counts as broken."""
 
 
@@ -152,11 +153,11 @@ class RawTables:
         if self.found.items is not None:
             self.items = self.found.items.need(["item_id"]).collect()
             self.items = self._named(self._paths(self.items), "items", "item_id")
-            known = _text(self.items["item_id"])
+            known = as_text(self.items["item_id"])
         self.rows = self._checked_log(self.found.interactions.need(["user_id", "item_id"]), known)
         if self.found.users is not None:
             self.users = self._named(self.found.users.need(["user_id"]).collect(), "users", "user_id")
-            known, active = _text(self.users["user_id"]), _text(self.rows["user_id"]).unique(maintain_order=True)
+            known, active = as_text(self.users["user_id"]), as_text(self.rows["user_id"]).unique(maintain_order=True)
             self._flag("users_without_log", ~known.is_in(active.implode()), known)
             self._flag("log_without_users", ~active.is_in(known.implode()), active)
             texts = [name for name, kind in self.users.schema.items() if kind == pl.String and name != "user_id"]
@@ -188,7 +189,7 @@ class RawTables:
 
     def _named(self, rows: pl.DataFrame, name: str, column: str) -> pl.DataFrame:
         """The rows with an id of their own."""
-        ids = _text(rows[column])
+        ids = as_text(rows[column])
         double = ids.is_not_null() & ~ids.is_first_distinct()
         self._flag("empty_ids", ids.is_null(), table=name, column=column)
         self._flag("double_ids", double, ids, table=name, column=column)
@@ -202,7 +203,7 @@ class RawTables:
         named = 0
         for column in (name for name in FILE_COLUMNS if name in items.columns):
             kept: list[str | None] = []
-            for item, name in zip(items["item_id"], _text(items[column]), strict=True):
+            for item, name in zip(items["item_id"], as_text(items[column]), strict=True):
                 try:
                     path = inside(root, name, column)
                 except UserError:
@@ -216,7 +217,7 @@ class RawTables:
         self.findings += [judged("outside_paths", outside, len(items)), judged("missing_files", missing, named)]
         texts = [name for name in items.columns if items[name].dtype == pl.String and name not in FILE_COLUMNS]
         texts = [name for name in texts if name != "item_id" and (self.source.text is None or name in self.source.text)]
-        paths = [name for name in texts if 2 * _text(items[name]).str.contains(MEDIA_NAME).sum() > len(items)]
+        paths = [name for name in texts if 2 * as_text(items[name]).str.contains(MEDIA_NAME).sum() > len(items)]
         self.findings.append(judged("paths_in_text", paths, len(texts)))
         return items
 
@@ -228,11 +229,11 @@ class RawTables:
         rows = table.collect(table.frame.select([name for name in table.columns if name in known]))
         good = pl.Series(np.ones(len(rows), bool))
         for column in ("user_id", "item_id"):
-            empty = _text(rows[column]).is_null()
+            empty = as_text(rows[column]).is_null()
             self._flag("empty_ids", empty, table="the log", column=column)
             good &= ~empty
         if known_items is not None:
-            items = _text(rows["item_id"])
+            items = as_text(rows["item_id"])
             orphan = ~items.is_in(known_items.implode()).fill_null(True)
             self._flag("orphans", orphan, items, ids=f"{items.filter(orphan).n_unique():,}")
             good &= ~orphan
@@ -255,7 +256,7 @@ class RawTables:
             seconds, clock = seconds_of(column, unit, "timestamp")
         except UserError:
             number = column.cast(pl.Float64, strict=False).is_finite().fill_null(False)
-            date = _text(column).str.to_datetime(time_unit="us", time_zone="UTC", strict=False).is_not_null()
+            date = dates_of(column).is_not_null()
             good = date if unit == "iso" or (unit == "auto" and date.sum() > number.sum()) else number
             try:
                 seconds, clock = seconds_of(column.filter(good), unit, "timestamp")
@@ -268,8 +269,7 @@ class RawTables:
         return self._flag_rows("unreadable_times", ~good, column)
 
     def _roles(self, column: pl.Series) -> pl.Series:
-        good = column.cast(pl.String).str.strip_chars().str.to_lowercase().is_in(list(ROLE_NAMES)).fill_null(False)
-        return self._flag_rows("unknown_splits", ~good, column)
+        return self._flag_rows("unknown_splits", roles_of(column).is_null(), column)
 
     def _feedback(self, column: pl.Series) -> pl.Series:
         value = column.cast(pl.Float64, strict=False)
@@ -279,12 +279,6 @@ class RawTables:
         least = self.source.clean.min_feedback
         negative = good & (value < 0).fill_null(False) & (True if least is None else (value >= least).fill_null(False))
         return good & self._flag_rows("negative_feedback", negative, column, column=column.name)
-
-
-def _text(column: pl.Series) -> pl.Series:
-    """As ``ids_of`` reads it; null where it is empty."""
-    text = column.cast(pl.String).str.strip_chars()
-    return text.set((text == "").fill_null(False), None)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -311,9 +305,9 @@ def inspect(item: RawItem, request: DecodeRequest) -> MediaFacts:
 
 def _seconds(path: Path) -> float | None:
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with open_media(path) as container:
             return container.duration / av.time_base if container.duration else None
-    except av.error.FFmpegError:  # an animated picture, say
+    except (av.error.FFmpegError, UnusableError):  # an animated picture, say
         return None
 
 
@@ -370,7 +364,7 @@ def report_on(cfg: "DictConfig") -> None:
             )
         source = config.build_source(cfg)
         if isinstance(source, DemoSource):
-            source = FolderSource(source.write(), feedback="watch_ratio", feedback_map="scale")
+            source = source.as_folder()
         # An encoder that is partial reads no files, but what lies under an item's number.
         reads = {name: cfg[name] is not None and not cfg[name].get("_partial_") for name in ("vision", "audio")}
         request = DecodeRequest(
@@ -394,12 +388,5 @@ def report_on(cfg: "DictConfig") -> None:
     raise SystemExit(report.status)
 
 
-def main() -> None:
-    """Compose conf/check.yaml with the overrides given, and check."""
-    import hydra
-
-    hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="check")(report_on)()
-
-
 if __name__ == "__main__":
-    sys.exit(config.entry(main, "check"))
+    sys.exit(config.command(report_on, "check"))

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,7 @@ class TwoTowerData(pl.LightningDataModule):
             self.loader.load_state_dict(self.place)
         return self.loader
 
+    @cached_property
     def fingerprint(self) -> dict[str, str]:
         """What a checkpoint's rows and its place in the order refer to: with others, they mean nothing.
 
@@ -163,7 +165,7 @@ class TwoTowerData(pl.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """The place in the order of windows, and of what."""
         place = self.loader.state_dict() if self.loader is not None else {}
-        return {**place, "fingerprint": self.fingerprint()}
+        return {**place, "fingerprint": self.fingerprint}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the place for the loader: Lightning's own restoring of loaders comes too late where the schedule asks

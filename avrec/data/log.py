@@ -14,13 +14,14 @@ import polars as pl
 from avrec.batch import Array, UserError
 from avrec.data.cleaning import Cleaning, Step
 from avrec.data.content_store import write_json
+from avrec.data.splits import TEST, TRAIN, VAL
 from avrec.data.tables import Interactions, Table, check_not_empty, ids_of, numbers_of
 
 logger = logging.getLogger(__name__)
 
 FEEDBACK_MAPS = ("implicit", "scale", "log1p", "threshold")
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
-ROLE_NAMES = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
+ROLE_NAMES = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
 TIMES = ("auto", *UNITS, "iso", "order")
 
 
@@ -171,8 +172,13 @@ def read_log(table: Table, item_ids: list[str], feedback: str | None, time: str 
     return Log(user_ids, pl.DataFrame(columns), has_time, np.ones(len(item_ids), bool), [])
 
 
+def roles_of(names: pl.Series) -> pl.Series:
+    """TRAIN, VAL or TEST by name; null where it is none of ``ROLE_NAMES``."""
+    return names.cast(pl.String).str.strip_chars().str.to_lowercase().replace_strict(ROLE_NAMES, default=None)
+
+
 def _roles(names: pl.Series, path: Path) -> Array:
-    role = names.cast(pl.String).str.strip_chars().str.to_lowercase().replace_strict(ROLE_NAMES, default=None)
+    role = roles_of(names)
     if role.has_nulls():
         row = int(role.is_null().arg_true()[0])
         raise UserError(
@@ -213,7 +219,7 @@ def seconds_of(column: pl.Series, time: str, what: str) -> tuple[Array, str]:
     sample = column.drop_nulls().head(1000)
     words = column.dtype == pl.String and 2 * sample.cast(pl.Float64, strict=False).null_count() > len(sample)
     if time == "iso" or (time == "auto" and words):
-        dates = column.cast(pl.String).str.strip_chars().str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+        dates = dates_of(column)
         return _seconds_of_dates(dates, column, what), f"ISO 8601, {_span(dates.dt.epoch('us').to_numpy() / 1e6)}"
     value = numbers_of(column, what, "Convert it to Unix seconds or ISO 8601, or remove the column.")
     if time == "auto":
@@ -223,6 +229,11 @@ def seconds_of(column: pl.Series, time: str, what: str) -> tuple[Array, str]:
     if time == "order":
         return value, "an order without a unit (data.time=s, ms, us or ns says otherwise)"
     return value / UNITS[time], f"Unix time in {time}, {_span(value / UNITS[time])} (data.time says otherwise)"
+
+
+def dates_of(column: pl.Series) -> pl.Series:
+    """ISO 8601 times, those without a zone in UTC; null where there is none."""
+    return column.cast(pl.String).str.strip_chars().str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
 
 
 def _seconds_of_dates(dates: pl.Series, column: pl.Series, what: str) -> Array:

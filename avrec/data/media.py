@@ -111,7 +111,12 @@ def _described(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _open(path: Path) -> InputContainer:
+def open_media(path: Path) -> InputContainer:
+    """A video or sound, opened; never a playlist, which would make FFmpeg open other files.
+
+    Raises:
+        UnusableError: it is none of ``CONTAINERS``.
+    """
     options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS.replace(" ", ",")}
     try:
         return av.open(str(path), metadata_errors="ignore", options=options)
@@ -154,7 +159,7 @@ def _animated_frames(path: Path, count: int, limits: Limits) -> Array | None:
 def _video(path: Path, count: int, limits: Limits) -> Array:
     span = _span(path, limits)
     limits.check("seconds", span.length, f"lasts {span.length:,.0f} s")
-    with _open(path) as container:
+    with open_media(path) as container:
         stream = _video_stream(container, limits)
         short = span.length <= FULL_DECODE_SECONDS or 0 < stream.frames <= FULL_DECODE_FRAMES
         playhead = _Playhead(container, stream, span.start, limits, seeking=span.stamped and not short)
@@ -204,7 +209,7 @@ class _Span:
 
 
 def _span(path: Path, limits: Limits) -> _Span:
-    with _open(path) as container:
+    with open_media(path) as container:
         stream = _video_stream(container, limits)
         base = _time_base(stream)
         start = float((stream.start_time or 0) * base)
@@ -321,14 +326,14 @@ class _Playhead:
 def _sound_track(path: Path, request: DecodeRequest, limits: Limits) -> Array | None:
     if count_frames(path, limits):
         return None
-    with _open(path) as container:
+    with open_media(path) as container:
         silent = not container.streams.audio
     return None if silent else _sound(path, request, limits)
 
 
 def _sound(path: Path, request: DecodeRequest, limits: Limits) -> Array:
     limits.check("seconds", request.max_seconds, f"is asked for {request.max_seconds:,.0f} s of sound")
-    with _open(path) as container:
+    with open_media(path) as container:
         if not container.streams.audio:
             raise UnusableError("has no sound track")
         stream = container.streams.audio[0]

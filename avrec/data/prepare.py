@@ -32,12 +32,5 @@ def prepare(cfg: "DictConfig") -> None:
         log.info("%s items: %s; %.0f s", f"{len(data.catalogue.items):,}", counts, timing.seconds["prepare"])
 
 
-def main() -> None:
-    """Compose conf/train.yaml with the overrides given, and prepare."""
-    import hydra
-
-    hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="train")(prepare)()
-
-
 if __name__ == "__main__":
-    sys.exit(config.entry(main, "train"))
+    sys.exit(config.command(prepare, "train"))

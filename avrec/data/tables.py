@@ -149,13 +149,16 @@ class Tables:
         items: ``item_id`` and what is known of items; None: items are those of the log.
         interactions: ``user_id``, ``item_id`` and more.
         users: ``user_id`` and what is known of users.
-        files: all files that were read: a cache depends on them.
     """
 
     items: Table | None
     interactions: Table
     users: Table | None = None
-    files: Sequence[Path] = ()
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that the tables come from: a cache depends on them."""
+        return list(dict.fromkeys(table.path for table in (self.items, self.interactions, self.users) if table))
 
 
 @contextmanager
@@ -214,12 +217,17 @@ def scan(path: Path, as_text: Sequence[str] = (), **options: Any) -> Table:
     return Table(frame, path)
 
 
+def as_text(column: pl.Series) -> pl.Series:
+    """A column as text without blanks around it; null where nothing is left."""
+    text = column.cast(pl.String).str.strip_chars()
+    return text.set((text == "").fill_null(False), None)
+
+
 def ids_of(table: pl.DataFrame, column: str, path: str | Path) -> pl.Series:
     """An id column as text, without empty ids."""
-    ids = table[column].cast(pl.String).str.strip_chars()
-    empty = ids.is_null() | (ids == "")
-    if empty.any():
-        row = int(empty.arg_true()[0]) + 1
+    ids = as_text(table[column])
+    if ids.has_nulls():
+        row = int(ids.is_null().arg_true()[0]) + 1
         raise UserError(f"{path}: row {row} has no {column}. Every row needs one; fill it in or remove the row.")
     return ids
 

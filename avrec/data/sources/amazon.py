@@ -48,7 +48,7 @@ def amazon_2023(root: Path, name: str | None = None) -> Tables:
         for column, mark in (("features", ". "), ("description", " "), ("categories", ", "))
     ]
     items = pl.scan_ndjson(meta, schema=META).select("title", *joined, _image(root), item_id="parent_asin")
-    return Tables(with_items_of(log, Table(items, meta)), log, None, [reviews, meta])
+    return Tables(with_items_of(log, Table(items, meta)), log)
 
 
 def _image(root: Path) -> pl.Expr:

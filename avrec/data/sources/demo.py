@@ -94,9 +94,13 @@ class DemoSource:
                 self._write_beside()
         return self.folder
 
+    def as_folder(self) -> FolderSource:
+        """The catalogue as a user's own folder, weighed by its watch ratio; made where it is not there yet."""
+        return FolderSource(self.write(), feedback="watch_ratio", feedback_map="scale")
+
     def load(self) -> Catalogue:
-        """The catalogue, weighed by its watch ratio, read by the road that a user's own folder takes."""
-        return FolderSource(self.write(), feedback="watch_ratio", feedback_map="scale").load()
+        """The catalogue, read by the road that a user's own folder takes."""
+        return self.as_folder().load()
 
     def true_scores(
         self, user_ids: list[str], item_ids: list[str], time: float, modalities: Sequence[str] | None = None

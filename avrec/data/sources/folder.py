@@ -4,7 +4,9 @@ import logging
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,6 +22,7 @@ from avrec.data.tables import (
     Interactions,
     Table,
     Tables,
+    as_text,
     check_not_empty,
     check_unique,
     encode_user_columns,
@@ -49,7 +52,6 @@ def avrec_layout(root: Path) -> Tables:
         scan(items, as_text=["item_id", *TEXT_COLUMNS]),
         scan(interactions, infer_schema=False),
         None if users is None else scan(users, as_text=["user_id"]),
-        [path for path in (items, interactions, users) if path],
     )
 
 
@@ -109,7 +111,7 @@ class FolderSource:
                 has = "; ".join(f"{table.path.name} has {', '.join(table.columns)}" for table in tables)
                 raise UserError(f"data.columns.{ours}={theirs}: no table has such a column. {has}.")
         items, users = (table and table.renamed(self.columns) for table in (found.items, found.users))
-        return Tables(items, found.interactions.renamed(self.columns), users, found.files)
+        return Tables(items, found.interactions.renamed(self.columns), users)
 
     def load(self) -> Catalogue:
         """Read and check the tables.
@@ -189,7 +191,7 @@ class FolderSource:
     def _published(self, items: pl.DataFrame) -> Array:
         published_N = np.full(len(items), np.nan)
         if "published" in items.columns:
-            known = items["published"].is_not_null() & (items["published"].cast(pl.String).str.strip_chars() != "")
+            known = as_text(items["published"]).is_not_null()
             if known.any():
                 seconds, _ = seconds_of(items["published"].filter(known), self.time, "items: column published")
                 published_N[known.to_numpy()] = seconds
@@ -209,7 +211,9 @@ class FolderSource:
             return self._read(tables, item_ids)
         stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in tables.files]
         settings = {"columns": self.columns, "feedback": self.feedback.column, "time": self.time, **asdict(self.clean)}
-        layout = getattr(self.layout, "func", self.layout)
+        layout: Any = self.layout
+        while isinstance(layout, partial):
+            layout = layout.func
         folder = self.cache_dir / f"log-{digest({'files': stats, 'layout': repr(layout.__name__), **settings})[:16]}"
         log = Log.load(folder)
         if log is None:

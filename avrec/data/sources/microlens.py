@@ -43,7 +43,7 @@ def microlens_layout(root: Path, name: str | None = None) -> Tables:
         if files:
             paths = pl.LazyFrame({"item_id": list(files), column: list(files.values())})
             items = items.join(paths, on="item_id", how="left", maintain_order="left")
-    return Tables(Table(items, titles or pairs), log, None, [path for path in (pairs, titles) if path])
+    return Tables(Table(items, titles or pairs), log)
 
 
 def _csv(path: Path, columns: list[str]) -> Table:

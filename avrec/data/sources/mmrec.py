@@ -34,7 +34,7 @@ def mmrec_layout(root: Path, name: str | None = None) -> Tables:
     frame = log.frame.with_columns(label.replace_strict(ROLES, default=pl.col("split")))
     count = max(_count(log), *(_rows(root / feature) for feature in FEATURES))
     items = pl.LazyFrame({"item_id": [str(number) for number in range(count)]})
-    return Tables(Table(items, path), Table(frame, path), None, [path])
+    return Tables(Table(items, path), Table(frame, path))
 
 
 def _count(log: Table) -> int:

@@ -44,7 +44,7 @@ def movielens_100k(root: Path, download: bool = False) -> Tables:
         published=pl.col("released").str.to_date("%d-%b-%Y", strict=False),
     )
     users = _users(user, ["user_id", "age", "gender", "occupation", "zip"], "|")
-    return Tables(Table(items, item), text_table(data, RATING, "\t"), users, [p for p in (data, item, user) if p])
+    return Tables(Table(items, item), text_table(data, RATING, "\t"), users)
 
 
 def movielens_1m(root: Path, download: bool = False) -> Tables:
@@ -67,7 +67,7 @@ def movielens_1m(root: Path, download: bool = False) -> Tables:
     films = old_table(movies, ["item_id", "title", "genres"], "::")
     users = _users(user, ["user_id", "gender", "age", "occupation", "zip"], "::")
     log = old_table(ratings, RATING, "::")
-    return Tables(_films(films), log, users, [path for path in (ratings, movies, user) if path])
+    return Tables(_films(films), log, users)
 
 
 def movielens_32m(root: Path) -> Tables:
@@ -83,7 +83,7 @@ def movielens_32m(root: Path) -> Tables:
     ratings, movies = origin.need(root, "ratings.csv"), origin.need(root, "movies.csv")
     names = {"user_id": "userId", "item_id": "movieId"}
     films = scan(movies, infer_schema=False).renamed(names).need(["item_id", "title", "genres"])
-    return Tables(_films(films), scan(ratings, infer_schema=False).renamed(names), None, [ratings, movies])
+    return Tables(_films(films), scan(ratings, infer_schema=False).renamed(names))
 
 
 def _films(films: Table) -> Table:

@@ -35,9 +35,6 @@ def source(
         settings: the rest of ``FolderSource``'s arguments.
     """
     more: dict[str, Any] = {k: value for k, value in (("name", name), ("download", download)) if value is not None}
-    if isinstance(layout, partial):  # as Hydra makes them: one partial, so that the function's name is in sight
-        more = {**layout.keywords, **more}
-        layout = layout.func
     return FolderSource(root, partial(layout, **more), **settings)
 
 

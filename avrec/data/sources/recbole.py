@@ -61,7 +61,7 @@ def recbole_layout(root: Path, name: str) -> Tables:
         items = _atomic(item)
         log, items = (table.renamed({"item_id": _key(items, "item_id")}) for table in (log, items))
         items = with_items_of(log, _titled(items))
-    return Tables(items, log, users, [path for path in (inter, item, user) if path])
+    return Tables(items, log, users)
 
 
 def _example(name: str) -> Path:

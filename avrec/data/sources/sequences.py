@@ -30,8 +30,8 @@ def sequences_layout(root: Path, name: str | None = None) -> Tables:
     path = origin.need(root, "{}.txt", name=name)
     log, attributes = sequence_table(path), path.with_name(f"{path.stem}_item2attributes.json")
     if not attributes.is_file():
-        return Tables(None, log, None, [path])
-    return Tables(with_items_of(log, _attributes(attributes)), log, None, [path, attributes])
+        return Tables(None, log)
+    return Tables(with_items_of(log, _attributes(attributes)), log)
 
 
 def sequence_table(path: Path) -> Table:
