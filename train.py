@@ -33,7 +33,6 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
     """
     from avrec import config, pipeline
     from avrec.evaluation.protocol import write_results
-    from avrec.export.item_tower import export_item_tower
 
     timing = pipeline.Timing()
     config.check_run_dir(cfg)
@@ -58,6 +57,9 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
                 trainer, module, data, source, ks=cfg.evaluation.ks, metrics=cfg.evaluation.metrics
             )
         with timing.part("export"):
+            # Its imports take seconds, and a mistake in the settings is said sooner without them.
+            from avrec.export.item_tower import export_item_tower
+
             ids = [item.item_id for item in data.catalogue.items]
             export_item_tower(module.item_tower, run_dir / "item_tower", ids, data.trained_N, data.catalogue.text)
             pipeline.write_embeddings(module, data, run_dir / "embeddings")

@@ -57,14 +57,14 @@ class Validate:
 
 def build(cfg: "DictConfig") -> tuple[Any, "TwoTowerData", "TwoTowerModule"]:
     """Source, data and module of a config; content is not prepared yet, since weights may bring a tokenizer."""
-    import pytorch_lightning as pl
-
     from avrec import config
 
     check_settings(cfg)
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
     source = config.build_source(cfg)
     data = config.build_data(cfg, source)
+    import pytorch_lightning as pl
+
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
     validate = Validate(data.tasks["val"], cfg.evaluation.validate)
     return source, data, config.build_module(cfg, data, validate)
 
