@@ -34,12 +34,15 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
     run_dir = Path(cfg.ckpt).resolve().parent.parent
     with timing.part("total"):
         with timing.part("prepare"):
-            run_cfg, source, data, module = pipeline.of_checkpoint(cfg.ckpt)
+            run = pipeline.of_checkpoint(cfg.ckpt)
+            names = run.cfg.evaluation.baselines if cfg.baselines is None else cfg.baselines
+            pipeline.check_baselines(names)
+            baselines = pipeline.Baselines(names, run)
         with timing.part("test"):
-            trainer = config.build_ranking_trainer(run_cfg)
-            results = pipeline.measure(trainer, module, data, source, cfg.role, cfg.ks, cfg.metrics)
+            trainer = config.build_ranking_trainer(run.cfg)
+            results = pipeline.measure(trainer, run.module, run.data, baselines, cfg.role, cfg.ks, cfg.metrics)
     out = Path(cfg.out) if cfg.out else run_dir / "evaluation.json"
-    write_results(out, results, timing.seconds, pipeline.data_summary(data))
+    write_results(out, results, timing.seconds, pipeline.data_summary(run.data))
     pipeline.show(results)
     print(f"written: {out}", file=sys.stderr)
     return results

@@ -39,11 +39,13 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
     run_dir = Path(cfg.run_dir)
     with timing.part("total"):
         with timing.part("prepare"):
-            source, data, module = pipeline.build(cfg)
+            run = pipeline.build(cfg)
+            data, module = run.data, run.module
             if cfg.ckpt:
                 pipeline.check_resumable(cfg, module, data)
             data.prepare_data()
             trainer = config.build_trainer(cfg)
+            baselines = pipeline.Baselines(cfg.evaluation.baselines, run, trainer.strategy.root_device)
         config.save(cfg, run_dir / "config.yaml")
         with timing.part("fit"):
             trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt)
@@ -54,7 +56,7 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
             log.info("testing the weights with the best %s, %.4f", cfg.monitor, best_value)
         with timing.part("test"):
             results = pipeline.measure(
-                trainer, module, data, source, ks=cfg.evaluation.ks, metrics=cfg.evaluation.metrics
+                trainer, module, data, baselines, ks=cfg.evaluation.ks, metrics=cfg.evaluation.metrics
             )
         with timing.part("export"):
             # Its imports take seconds, and a mistake in the settings is said sooner without them.
@@ -72,7 +74,7 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
         trainer.logger.log_metrics({f"test/{name}": value for name, value in metrics.items()})
     if best_value is not None:
         metrics[cfg.monitor] = float(best_value)
-    objects = {"source": source, "data": data, "module": module, "trainer": trainer, "results": results}
+    objects = {"source": run.source, "data": data, "module": module, "trainer": trainer, "results": results}
     return metrics, objects
 
 

@@ -1,13 +1,18 @@
 """What the entry scripts share: measure a model, and bring a run back from its checkpoint."""
 
+import copy
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from avrec.batch import Array, RankingTask, UserError
+import numpy as np
+
+from avrec.batch import Ragged, RankingTask, UserError
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -16,7 +21,11 @@ if TYPE_CHECKING:
 
     from avrec.data.datamodule import TwoTowerData
     from avrec.evaluation.protocol import Result
+    from avrec.evaluation.ranking import Scorer
+    from avrec.towers.item_tower import ItemTower
     from avrec.training.module import TwoTowerModule
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -55,18 +64,40 @@ class Validate:
         return fast_metrics(EmbeddingScorer(query_ED, item_ND), self.task, self.metrics)
 
 
-def build(cfg: "DictConfig") -> tuple[Any, "TwoTowerData", "TwoTowerModule"]:
-    """Source, data and module of a config; content is not prepared yet, since weights may bring a tokenizer."""
+class Run(NamedTuple):
+    """The pieces of a run.
+
+    Attributes:
+        cfg: its config.
+        source: of its catalogue.
+        data: split; prepared or not.
+        module: both towers.
+        untrained: a copy of the item tower as it is before training, and before a checkpoint's weights.
+    """
+
+    cfg: "DictConfig"
+    source: Any
+    data: "TwoTowerData"
+    module: "TwoTowerModule"
+    untrained: "ItemTower"
+
+
+def build(cfg: "DictConfig") -> Run:
+    """The pieces of a config; content is not prepared yet, since weights may bring a tokenizer."""
     from avrec import config
 
     check_settings(cfg)
     source = config.build_source(cfg)
     data = config.build_data(cfg, source)
+    # Not sooner: it takes seconds, and a mistake in the data is said before.
     import pytorch_lightning as pl
 
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     validate = Validate(data.tasks["val"], cfg.evaluation.validate)
-    return source, data, config.build_module(cfg, data, validate)
+    module = config.build_module(cfg, data, validate)
+    # The copy shares what content is prepared with: a tokenizer is learned, or comes with weights, later than this.
+    shared = {id(encoder.preprocess): encoder.preprocess for encoder in module.item_tower.encoders.values()}
+    return Run(cfg, source, data, module, copy.deepcopy(module.item_tower, shared))
 
 
 def check_settings(cfg: "DictConfig") -> None:
@@ -83,6 +114,7 @@ def check_settings(cfg: "DictConfig") -> None:
         if not isinstance(cfg.trainer[key], int) or cfg.trainer[key] < least:
             raise UserError(f"trainer.{key}={cfg.trainer[key]} is not possible. Give a whole number from {least}.")
     check_metrics(cfg.evaluation.metrics, cfg.evaluation.ks)
+    check_baselines(cfg.evaluation.baselines)
     if cfg.monitor.removeprefix("val/") not in cfg.evaluation.validate:
         raise UserError(
             f"monitor={cfg.monitor} is not measured: evaluation.validate has {', '.join(cfg.evaluation.validate)}. "
@@ -90,8 +122,20 @@ def check_settings(cfg: "DictConfig") -> None:
         )
 
 
-def of_checkpoint(ckpt: str | Path) -> tuple["DictConfig", Any, "TwoTowerData", "TwoTowerModule"]:
-    """A run brought back: its config, source, data and the module with a checkpoint's weights, content prepared.
+def check_baselines(names: Any) -> None:
+    """Refuse what is no list of known baselines.
+
+    Raises:
+        UserError: says which there are.
+    """
+    if isinstance(names, str) or not all(name in Baselines.NAMES for name in names):
+        raise UserError(
+            f"baselines={names} are not known. Give some of {', '.join(Baselines.NAMES)}, or none: baselines=[]."
+        )
+
+
+def of_checkpoint(ckpt: str | Path) -> Run:
+    """Bring a run back from its checkpoint.
 
     Raises:
         UserError: there is no such checkpoint, or it does not fit its run.
@@ -99,10 +143,10 @@ def of_checkpoint(ckpt: str | Path) -> tuple["DictConfig", Any, "TwoTowerData", 
     from avrec import config
 
     cfg = config.of_run(ckpt)
-    source, data, module = build(cfg)
-    load_weights(module, data, ckpt)
-    data.prepare_data()
-    return cfg, source, data, module
+    run = build(cfg)
+    load_weights(run.module, run.data, ckpt)
+    run.data.prepare_data()
+    return run
 
 
 def load_weights(module: "TwoTowerModule", data: "TwoTowerData", ckpt: str | Path) -> dict[str, Any]:
@@ -160,11 +204,70 @@ def check_resumable(cfg: "DictConfig", module: "TwoTowerModule", data: "TwoTower
         )
 
 
+class Baselines:
+    """Scorers to stand beside the model, fitted on what is known when a ranking is asked for.
+
+    Args:
+        names: some of ``NAMES``.
+        run: prepared. A source with ``true_scores`` has an oracle, which stands beside them too.
+        device: where the untrained encoders run, now, for content-kNN.
+    """
+
+    NAMES = ("popularity", "recent_popularity", "random", "item_knn", "ease", "content_knn")
+    RECENT_SHARE = 0.1
+
+    def __init__(self, names: Sequence[str], run: Run, device: Any = "cpu") -> None:
+        self.names = list(names)
+        self.source = run.source
+        self.data = run.data
+        self.content = {}
+        if "content_knn" in self.names:
+            self.content = run.untrained.to(device).encode_alone(run.data.item_batches())
+            run.untrained.to("cpu")
+
+    def scorers(self, which: str) -> "Iterator[tuple[str, Scorer]]":
+        """One after another, so that only one is in memory."""
+        from avrec.evaluation import neighbours
+        from avrec.evaluation.baselines import PopularityScorer, RandomScorer, ScoreMatrixScorer
+
+        data, task, known = self.data, self.data.tasks[which], self.data.known(which)
+        num_items, everyone = len(data.catalogue.items), Ragged(known.starts, known.item)
+        history = everyone.take(task.user_index_E)
+        for name in self.names:
+            if name == "popularity":
+                yield name, PopularityScorer(task.popularity_N)
+            elif name == "recent_popularity" and data.catalogue.log.has_time:
+                recent = known.item[known.time >= np.quantile(known.time, 1 - self.RECENT_SHARE)]
+                yield name, PopularityScorer(np.bincount(recent, minlength=num_items))
+            elif name == "random":
+                yield name, RandomScorer(task, num_items)
+            elif name in ("item_knn", "ease") and num_items <= neighbours.MOST_ITEMS:
+                similarity_NN = getattr(neighbours, name)(everyone, num_items)
+                yield name, neighbours.SimilarityScorer(history, similarity_NN)
+            elif name == "content_knn":
+                for label, content in self._contents().items():
+                    vectors_ND = neighbours.content_vectors(content, data.trained_N)
+                    yield label, neighbours.content_knn(vectors_ND, history)
+            else:
+                reason = "without timestamps" if name == "recent_popularity" else f"for {num_items:,} items"
+                log.info("baseline %s is left out %s", name, reason)
+        if hasattr(self.source, "true_scores") and data.split.test_time is not None:
+            users = [data.catalogue.user_ids[user] for user in task.user_index_E]
+            items = [item.item_id for item in data.catalogue.items]
+            yield "oracle", ScoreMatrixScorer(self.source.true_scores(users, items, data.split.test_time))
+
+    def _contents(self) -> dict[str, list[Any]]:
+        """All modalities together, and each alone where there are several."""
+        together = {"content_knn": [*self.content.values()]} if self.content else {}
+        alone = {f"content_knn_{name}": [found] for name, found in self.content.items()}
+        return {**together, **(alone if len(alone) > 1 else {})}
+
+
 def measure(
     trainer: "pl.Trainer",
     module: "TwoTowerModule",
     data: "TwoTowerData",
-    source: Any,
+    baselines: Baselines,
     which: str = "test",
     ks: Sequence[int] = (10, 50),
     metrics: Sequence[str] = ("recall", "ndcg", "mrr"),
@@ -173,26 +276,14 @@ def measure(
 
     Leaves the embeddings in ``module.item_ND`` and ``module.query_ED``.
     """
-    from avrec.evaluation.baselines import PopularityScorer, RandomScorer, ScoreMatrixScorer
     from avrec.evaluation.protocol import evaluate
     from avrec.evaluation.ranking import EmbeddingScorer
 
     task = data.tasks[which]
     trainer.test(module, data.ranking_loaders(which), verbose=False)
-    scorers: dict[str, Any] = {
-        "avrec": EmbeddingScorer(module.query_ED.cpu(), module.item_ND.cpu()),
-        "popularity": PopularityScorer(task),
-        "random": RandomScorer(task, len(data.catalogue.items)),
-    }
-    if hasattr(source, "true_scores") and data.split.test_time is not None:
-        scorers["oracle"] = ScoreMatrixScorer(_truth(source, data, task))
-    return [result for name, scorer in scorers.items() for result in evaluate(name, scorer, task, ks, metrics)]
-
-
-def _truth(source: Any, data: "TwoTowerData", task: RankingTask) -> Array:
-    users = [data.catalogue.user_ids[user] for user in task.user_index_E]
-    items = [item.item_id for item in data.catalogue.items]
-    return source.true_scores(users, items, data.split.test_time)
+    model = EmbeddingScorer(module.query_ED.cpu(), module.item_ND.cpu())
+    scorers = chain([("avrec", model)], baselines.scorers(which))
+    return [result for name, scorer in scorers for result in evaluate(name, scorer, task, ks, metrics)]
 
 
 def by_name(results: "Sequence[Result]", model: str = "avrec") -> dict[str, float]:

@@ -72,7 +72,7 @@ def main() -> None:
     query_ED = torch.randn(USERS, DIMENSION, generator=generator).to(args.device)
     item_ND = torch.randn(ITEMS, DIMENSION, generator=generator).to(args.device)
     task = task_like_movielens(np.random.default_rng(0))
-    embedding, popularity = EmbeddingScorer(query_ED, item_ND), PopularityScorer(task)
+    embedding, popularity = EmbeddingScorer(query_ED, item_ND), PopularityScorer(task.popularity_N)
     seconds = interleaved(
         {
             "bare product and topk": lambda: bare(query_ED, item_ND),

@@ -20,7 +20,7 @@ ALLOWED = {
     "export": {"towers", "data.media"},
     # The two that put the pieces together.
     "config": {"data", "towers", "training"},
-    "pipeline": {"data", "evaluation", "training", "config"},
+    "pipeline": {"data", "towers", "evaluation", "training", "config"},
     "__init__": {"export"},
 }
 # Run as commands, so they are entry scripts as train.py and evaluate.py are.

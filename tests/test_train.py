@@ -43,7 +43,8 @@ def test_the_run_folder_is_complete(finished: Any) -> None:
     assert set(report) == {"results", "timing", "data"}
     assert {"prepare", "fit", "test", "export", "total"} <= set(report["timing"])
     models = {result["model"] for result in report["results"]}
-    assert models == {"avrec", "popularity", "random", "oracle"}
+    content = {"content_knn", "content_knn_text", "content_knn_vision", "content_knn_audio"}
+    assert models == {"avrec", "popularity", "recent_popularity", "random", "item_knn", "ease", "oracle"} | content
     for result in report["results"]:
         assert result["protocol"]["split"] == "temporal"
         assert result["low"] <= result["value"] <= result["high"]
@@ -184,7 +185,8 @@ def test_one_modality_alone_trains(modality: str, compose_cfg: Any) -> None:
     cfg = compose_cfg()
     for name in others:
         cfg[name] = None
-    _, data, module = pipeline.build(cfg)
+    run = pipeline.build(cfg)
+    data, module = run.data, run.module
     data.prepare_data()
     batch = next(iter(data.train_dataloader()))
     assert module.item_tower.modalities == [modality]

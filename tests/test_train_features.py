@@ -187,4 +187,4 @@ def test_a_mistake_is_one_clear_error(compose_cfg: Any, tmp_path: Path, override
     from avrec import pipeline
 
     with pytest.raises(UserError, match=message):
-        pipeline.build(compose_cfg(tmp_path, override))[1].prepare_data()
+        pipeline.build(compose_cfg(tmp_path, override)).data.prepare_data()

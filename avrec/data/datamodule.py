@@ -200,9 +200,12 @@ class TwoTowerData(pl.LightningDataModule):
 
     def user_batches(self, which: str) -> "Chunks":
         """The users of a task, with the histories that the task allows."""
-        task = self.tasks[which]
-        history = self._sequences(history_rows(self.catalogue.log, self.split, which))
+        task, history = self.tasks[which], self.known(which)
         return Chunks(len(task), self.USERS_PER_BATCH, lambda part: self.users.latest(task.user_index_E[part], history))
+
+    def known(self, which: str) -> Sequences:
+        """Every user's history when the rankings of a split are asked for."""
+        return self._sequences(history_rows(self.catalogue.log, self.split, which))
 
     def _sequences(self, keep: Any) -> Sequences:
         return Sequences.of(self.catalogue.log, keep, len(self.catalogue.user_ids))
@@ -218,6 +221,9 @@ class Chunks(torch.utils.data.Dataset[ItemBatch | UserBatch]):
 
     def __len__(self) -> int:
         return -(-self.total // self.size)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[number] for number in range(len(self)))
 
     def __getitem__(self, number: int) -> ItemBatch | UserBatch:
         return self.make(slice(number * self.size, min(self.total, (number + 1) * self.size)))

@@ -25,7 +25,7 @@ def prepare(cfg: "DictConfig") -> None:
     with config.slips(cfg.run_dir):
         timing = pipeline.Timing()
         with timing.part("prepare"):
-            _, data, _ = pipeline.build(cfg)
+            data = pipeline.build(cfg).data
             data.prepare_data()
         assert data.items is not None
         counts = ", ".join(f"{name} {content.present_N.sum():,}" for name, content in data.items.content.items())

@@ -13,11 +13,11 @@ class PopularityScorer:
     """The same score for everyone: how many interactions the item has, as far as known when asked.
 
     Args:
-        task: gives ``popularity_N``.
+        popularity_N: counts, such as ``task.popularity_N``.
     """
 
-    def __init__(self, task: RankingTask) -> None:
-        self.popularity_N = torch.from_numpy(np.asarray(task.popularity_N, dtype=np.float64))
+    def __init__(self, popularity_N: Array) -> None:
+        self.popularity_N = torch.from_numpy(np.asarray(popularity_N, dtype=np.float64))
 
     def __call__(self, rows: Array) -> torch.Tensor:
         """The popularities, once per user."""

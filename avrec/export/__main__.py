@@ -10,10 +10,10 @@ from avrec.export.item_tower import export_item_tower
 def main() -> None:
     """Read the arguments, rebuild the run, export."""
     given = config.from_command_line(sys.argv[1:], {"ckpt": None, "out": None}, "python -m avrec.export")
-    _, _, data, module = pipeline.of_checkpoint(given["ckpt"])
+    run = pipeline.of_checkpoint(given["ckpt"])
     out = Path(given["out"] or Path(given["ckpt"]).resolve().parent.parent / "item_tower")
-    ids = [item.item_id for item in data.catalogue.items]
-    export_item_tower(module.item_tower, out, ids, data.trained_N, data.catalogue.text)
+    ids = [item.item_id for item in run.data.catalogue.items]
+    export_item_tower(run.module.item_tower, out, ids, run.data.trained_N, run.data.catalogue.text)
     print(out)
 
 

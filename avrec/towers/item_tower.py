@@ -1,12 +1,12 @@
 """The item tower: what an item is, as one vector."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from avrec.batch import MODALITIES, ItemBatch, UserError
+from avrec.batch import MODALITIES, Array, ItemBatch, UserError
 from avrec.towers.encoders.base import Encoder
 
 
@@ -127,6 +127,34 @@ class ItemTower(nn.Module):
         for name, content in items.content.items():
             self.project[name][0].fit(self.encoders[name](content))  # type: ignore[index]
         self.train(training)
+
+    @torch.no_grad()
+    def encode_alone(self, batches: Iterable[ItemBatch]) -> dict[str, tuple[Tensor, Array]]:
+        """What each encoder of content says by itself, before projection: what an untrained tower knows.
+
+        Args:
+            batches: a whole catalogue, in order.
+
+        Returns:
+            By modality but for identity: values (N, width) on the CPU, zeros where not present, and ``present_N``.
+        """
+        training, device = self.training, next(self.parameters()).device
+        self.eval()
+        parts: dict[str, list[Tensor]] = {name: [] for name in self.encoders if name != "identity"}
+        present = []
+        for batch in batches:
+            present.append(batch.present_UM)
+            for name in parts.keys() & batch.content.keys():
+                parts[name].append(self.encoders[name](batch.to(device).content[name]).float().cpu())
+        self.train(training)
+        found = {}
+        for name, present_N in zip(self.encoders, torch.cat(present).unbind(1), strict=True):
+            if parts.get(name):
+                values = torch.cat(parts[name])
+                all_Nx = values.new_zeros(len(present_N), values.shape[1])
+                all_Nx[present_N] = values
+                found[name] = all_Nx, present_N.numpy()
+        return found
 
     def fuse(self, values_UMD: Float[Tensor, "U M D"], present_UM: Bool[Tensor, "U M"]) -> Float[Tensor, "U D"]:
         """Fusion and norm."""

@@ -9,7 +9,7 @@ from avrec.evaluation.ranking import top_k
 
 def test_popularity_ranks_the_same_for_all_but_the_seen(make_task):
     task = make_task([[0], [0]], 4, [[], [3]], popularity_N=np.array([1.0, 5.0, 1.0, 9.0]))
-    assert top_k(PopularityScorer(task), task, 4).tolist() == [[3, 1, 0, 2], [1, 0, 2, -1]]
+    assert top_k(PopularityScorer(task.popularity_N), task, 4).tolist() == [[3, 1, 0, 2], [1, 0, 2, -1]]
     assert task.popularity_N.tolist() == [1.0, 5.0, 1.0, 9.0]
 
 

@@ -107,7 +107,7 @@ def test_perfect_scores_are_one_everywhere(task):
 
 
 def test_protocol_travels_with_the_number(task):
-    result = by_name(evaluate("popularity", PopularityScorer(task), task))["cold_candidates", "ndcg@10"]
+    result = by_name(evaluate("popularity", PopularityScorer(task.popularity_N), task))["cold_candidates", "ndcg@10"]
     assert result.as_dict() == {
         "model": "popularity",
         "split": "test",
@@ -168,7 +168,7 @@ def printed(results):
 def test_table_fits_and_says_its_protocol(task):
     results = [
         *evaluate("random", RandomScorer(task, 40), task),
-        *evaluate("popularity", PopularityScorer(task), task),
+        *evaluate("popularity", PopularityScorer(task.popularity_N), task),
         *evaluate("oracle", oracle(task), task),
     ]
     text = printed(results)
@@ -183,7 +183,7 @@ def test_table_fits_and_says_its_protocol(task):
 
 def test_table_without_oracle_or_with_gaps(task):
     results = evaluate("random", RandomScorer(task, 40), task, metrics=tuple(METRICS))
-    results += evaluate("popularity", PopularityScorer(task), task, ks=(10,))
+    results += evaluate("popularity", PopularityScorer(task.popularity_N), task, ks=(10,))
     text = printed(results)
     assert "share" not in text
     assert "hit_rate@50" in text
