@@ -132,6 +132,10 @@ class Table:
             UserError: it lacks one of the required columns.
         """
         have = self.columns
+        # What polars calls the second column of a name.
+        double = [name for column in required for name in have if name.startswith(f"{column}_duplicated_")]
+        if double:
+            raise UserError(f"{self.path} has several columns {double[0].partition('_dupl')[0]}. Leave one of them.")
         missing = [column for column in required if column not in have]
         if missing:
             raise UserError(
@@ -229,6 +233,9 @@ def ids_of(table: pl.DataFrame, column: str, path: str | Path) -> pl.Series:
     if ids.has_nulls():
         row = int(ids.is_null().arg_true()[0]) + 1
         raise UserError(f"{path}: row {row} has no {column}. Every row needs one; fill it in or remove the row.")
+    if (ids == column).any():
+        row = int((ids == column).arg_true()[0]) + 1
+        raise UserError(f"{path}: row {row} is the header once more. Remove it.")
     return ids
 
 
