@@ -43,7 +43,7 @@ class HistoryAttention(nn.Module):
         nn.init.zeros_(self.time_bias.weight)
         self.layers = nn.ModuleList(_Block(dim, heads, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
-        nn.init.constant_(self.norm.weight, 0.05)
+        nn.init.constant_(self.norm.weight, 0.005)
         self.drop = nn.Dropout(dropout)
 
     def forward(

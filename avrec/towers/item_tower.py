@@ -40,6 +40,18 @@ class Standardise(nn.Module):
         return (values - self.mean) * self.scale
 
 
+def _start_at_principal_axes(linear: nn.Linear, values: Tensor) -> None:
+    """Make the projection keep the distances between ``values`` as well as its width allows.
+
+    A random projection to D adds noise of 1 / sqrt(D) to every cosine, which drowns what a pretrained encoder knows.
+    The axes are turned at random, so that no modality's first axis meets another's, and all outputs vary alike.
+    """
+    axes = torch.linalg.svd(values, full_matrices=False).Vh[: linear.out_features]
+    turn = nn.init.orthogonal_(linear.weight.new_empty(linear.out_features, len(axes)))
+    linear.weight.copy_(turn @ axes)
+    nn.init.zeros_(linear.bias)
+
+
 class ItemTower(nn.Module):
     """Encoders of the modalities, projected to D, fused to one vector.
 
@@ -121,11 +133,19 @@ class ItemTower(nn.Module):
 
     @torch.no_grad()
     def standardise(self, items: ItemBatch) -> None:
-        """Measure the encoders' outputs on some items, before training; see ``Standardise``."""
+        """Measure the encoders' outputs on some items, before training, and start the projections from them.
+
+        See ``Standardise``. The projection of a pretrained encoder starts as the principal axes of what was measured,
+        turned at random; those of a fresh encoder would say nothing.
+        """
         training = self.training
         self.eval()
         for name, content in items.content.items():
-            self.project[name][0].fit(self.encoders[name](content))  # type: ignore[index]
+            values = self.encoders[name](content)
+            standardise, linear, _ = self.project[name]  # type: ignore[misc]
+            standardise.fit(values)
+            if self.encoders[name].pretrained:
+                _start_at_principal_axes(linear, standardise(values))
         self.train(training)
 
     @torch.no_grad()

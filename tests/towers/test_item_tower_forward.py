@@ -152,3 +152,19 @@ def test_the_tower_measures_once_and_stays_in_its_mode() -> None:
     again = make()
     again.load_state_dict(tower.state_dict())
     assert torch.equal(again.eval()(batch()), tower.eval()(batch()))
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_the_projection_of_a_pretrained_encoder_starts_with_its_distances(pretrained: bool) -> None:
+    tower = make().eval()
+    tower.encoders["text"].pretrained = pretrained
+    items = batch()
+    values = tower.encoders["text"](items.content["text"])
+    tower.standardise(items)
+    standardise, linear, _ = tower.project["text"]
+    centred = standardise(values)
+    kept = linear(centred)
+    # There are no more items than the projection has outputs, so that nothing of their distances needs to be lost.
+    assert len(values) <= linear.out_features
+    same = torch.allclose(torch.cdist(kept, kept), torch.cdist(centred, centred), atol=1e-4)
+    assert same == pretrained

@@ -173,6 +173,7 @@ class FeaturesEncoder(Encoder):
             raise UserError(f"{modality}.hidden={hidden} is not possible. Give 1 or more, or null for no hidden layer.")
         self.width = width
         self.hidden = hidden
+        self.pretrained = hidden is None
         self.out_dim = hidden or width
         self.network = (
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU()) if hidden else nn.Identity()
