@@ -355,7 +355,11 @@ def explain(error: Exception, config_name: str) -> str:
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         key = unknown.group(1).split("@")[0]
-        near = nearest(key, known_keys(config_name))
+        known = known_keys(config_name)
+        if key in known:
+            group = key.partition(".")[0]
+            return f"{key} has no place under the {group} that this command chooses. Leave out one of the two."
+        near = nearest(key, known)
         script = "-m avrec.data.check" if config_name == "check" else f"{config_name}.py"
         return f"There is no key {key}. {near} Every key: python {script} --cfg job"
     option = re.search(r"Could not find '([^']+)'", text)

@@ -113,6 +113,12 @@ def check_settings(cfg: "DictConfig") -> None:
     for key, least in (("max_epochs", -1), ("accumulate_grad_batches", 1)):
         if not isinstance(cfg.trainer[key], int) or cfg.trainer[key] < least:
             raise UserError(f"trainer.{key}={cfg.trainer[key]} is not possible. Give a whole number from {least}.")
+    devices = cfg.trainer.devices
+    if (devices if isinstance(devices, int) else len(devices) if not isinstance(devices, str) else 1) != 1:
+        raise UserError(
+            f"trainer.devices={devices} is not possible yet: negatives are not gathered across processes. "
+            "Give trainer.devices=1, or [N] for the device of that number."
+        )
     check_metrics(cfg.evaluation.metrics, cfg.evaluation.ks)
     check_baselines(cfg.evaluation.baselines)
     if cfg.monitor.removeprefix("val/") not in cfg.evaluation.validate:

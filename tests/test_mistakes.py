@@ -17,6 +17,8 @@ SMALL = ["trainer.max_epochs=2", "callbacks.early_stopping=null"]
     ("override", "message"),
     [
         ("trainer.max_epochs=abc", r"trainer\.max_epochs=abc is not possible\. Give a whole number from -1"),
+        ("trainer.devices=2", r"trainer\.devices=2 is not possible yet"),
+        ("evaluation.baselines=[popularty]", r"baselines=\['popularty'\] are not known\. Give some of popularity, "),
         ("trainer.precision=bf17", "trainer cannot be built from what was given: .*bf17"),
         (
             "trainer.accumulate_grad_batches=0",

@@ -284,14 +284,15 @@ def run_train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("overrides", "message"),
     [
         ("optimiser.lr=1", "There is no key optimiser.lr. Did you mean optimizer.lr?"),
         ("text=minlm", "text=minlm is not there. Did you mean minilm?"),
+        ("vision=none vision.size=64", "vision.size has no place under the vision that this command chooses."),
     ],
 )
-def test_a_misspelt_override_names_the_nearest(override: str, message: str, tmp_path: Path) -> None:
-    done = run_train(override, cwd=tmp_path)
+def test_a_misspelt_override_names_the_nearest(overrides: str, message: str, tmp_path: Path) -> None:
+    done = run_train(*overrides.split(), cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -214,7 +214,9 @@ class FolderSource:
         layout: Any = self.layout
         while isinstance(layout, partial):
             layout = layout.func
-        folder = self.cache_dir / f"log-{digest({'files': stats, 'layout': repr(layout.__name__), **settings})[:16]}"
+        # The log refers to items by number, and those of a layout may come from more files than its tables.
+        key = {"files": stats, "layout": layout.__name__, "items": digest(item_ids), **settings}
+        folder = self.cache_dir / f"log-{digest(key)[:16]}"
         log = Log.load(folder)
         if log is None:
             log = self._read(tables, item_ids)
