@@ -153,6 +153,14 @@ def load(root: Path) -> Catalogue:
     return FolderSource(root, feedback="rating").load()
 
 
+def outcome(root: Path) -> tuple[list[object] | None, str]:
+    """What was read, or what was said instead."""
+    try:
+        return plain(load(root)), ""
+    except UserError as error:
+        return None, str(error)
+
+
 @pytest.fixture(scope="module", params=BY_FORM)
 def sound(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("sound")
@@ -172,13 +180,11 @@ def test_damaged_tables_are_refused_or_read_as_the_sound_ones(sound, tmp_path):
                 continue
             path.write_bytes(bad)
             tried += 1
-            try:
-                found = plain(load(root))
-            except UserError as error:
-                assert "\n" not in str(error)
-                assert str(root) in str(error)
-                continue
-            if (name, what) in READ_WITH_A_DIFFERENCE:
+            found, said = outcome(root)
+            if found is None:
+                assert "\n" not in said
+                assert str(root) in said
+            elif (name, what) in READ_WITH_A_DIFFERENCE:
                 assert found != expected
             else:
                 assert (form, what) in READ_ALL_THE_SAME, (form, name, what)
