@@ -142,7 +142,7 @@ class ItemTower(nn.Module):
         self.eval()
         for name, content in items.content.items():
             values = self.encoders[name](content)
-            standardise, linear, _ = self.project[name]  # type: ignore[misc]
+            standardise, linear = self.project[name][:2]  # type: ignore[index]
             standardise.fit(values)
             if self.encoders[name].pretrained:
                 _start_at_principal_axes(linear, standardise(values))

@@ -16,7 +16,8 @@ from avrec.batch import Array, Decoded, RawItem, UserError
 from avrec.data.executors import EXECUTORS
 from avrec.data.limits import Limits
 from avrec.data.preparation import prepare_content
-from avrec.towers.encoders.preprocess import VisionPreprocess
+from avrec.data.sources.folder import FolderSource
+from avrec.towers.encoders.preprocess import AudioPreprocess, VisionPreprocess
 
 
 class Pixels(VisionPreprocess):
@@ -67,6 +68,26 @@ def test_ray_gives_the_same_bits_and_outlives_killers_and_hangs(tmp_path: Path, 
     here = prepare_content(items[:70], preprocess, tmp_path / "here")
     expected = here.read(np.arange(70))
     for name, values in prepared.read(np.arange(70)).items():
+        np.testing.assert_array_equal(values, expected[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["vision", "audio"])
+def test_ray_decodes_real_video_and_sound_to_the_same_bits(
+    kind: str, demo_root: Path, tmp_path: Path, cluster: None
+) -> None:
+    items = FolderSource(demo_root).load().items
+    assert sum(item.video is not None for item in items) > 20
+    preprocess = VisionPreprocess(size=32, video_frames=3) if kind == "vision" else AudioPreprocess(seconds=2.0)
+    preprocess.fit(items)
+    here, there = (
+        prepare_content(items, preprocess, tmp_path / executor, workers=2, executor=executor) for executor in EXECUTORS
+    )
+    np.testing.assert_array_equal(here.present_N, there.present_N)
+    having = np.flatnonzero(here.present_N)
+    expected = here.read(having)
+    assert sum(values.astype(float).std() > 0 for values in expected.values()) > 0
+    for name, values in there.read(having).items():
         np.testing.assert_array_equal(values, expected[name])
 
 
