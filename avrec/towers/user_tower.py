@@ -31,7 +31,17 @@ class UserColumns(nn.Module):
         return torch.cat([*parts, users.numbers_BR], dim=1)
 
 
-class UserTower(nn.Module):
+class Queries(nn.Module):
+    """What all user towers share: a query for each history position, and the last of them."""
+
+    def last(self, users: UserBatch, item_XD: Float[Tensor, "X D"]) -> Float[Tensor, "B D"]:
+        """The query after the whole history: what a user is served by."""
+        query_BQD = self(users, item_XD)
+        length_B = users.history_present_BL.sum(1)
+        return query_BQD[torch.arange(len(length_B), device=length_B.device), length_B]
+
+
+class UserTower(Queries):
     """History attention and NCF, joined to a query.
 
     Args:
@@ -83,13 +93,44 @@ class UserTower(nn.Module):
         query_BQD = history_BQD + self.ncf(user_BQD, history_BQD, columns_BQc)
         return nn.functional.normalize(query_BQD, dim=-1) if self.normalize else query_BQD
 
-    def last(self, users: UserBatch, item_XD: Float[Tensor, "X D"]) -> Float[Tensor, "B D"]:
-        """The query after the whole history: what a user is served by."""
-        query_BQD = self(users, item_XD)
-        length_B = users.history_present_BL.sum(1)
-        return query_BQD[torch.arange(len(length_B), device=length_B.device), length_B]
-
     def _known(self, user_B: Tensor) -> Tensor:
         if not self.training or self.unknown_rate == 0:
             return user_B
         return user_B.masked_fill(torch.rand(user_B.shape, device=user_B.device) < self.unknown_rate, 0)
+
+
+class UserVector(Queries):
+    """A learned vector per user and nothing else: with an identity item tower, matrix factorisation.
+
+    Args:
+        columns: user columns, not read.
+        num_users: users of the catalogue; row 0 of the table, zeros, is the unknown user.
+        dim: D.
+    """
+
+    def __init__(self, columns: UserColumns, num_users: int, dim: int = 64) -> None:
+        super().__init__()
+        self.user_table = nn.Embedding(num_users + 1, dim, padding_idx=0)
+        nn.init.normal_(self.user_table.weight[1:], std=dim**-0.5)
+
+    def forward(self, users: UserBatch, item_XD: Float[Tensor, "X D"]) -> Float[Tensor, "B Q D"]:
+        """The user's vector at each position."""
+        return self.user_table(users.user_B).unsqueeze(1).expand(-1, users.history_BL.shape[1] + 1, -1)
+
+
+class MeanHistory(Queries):
+    """The mean of the history items, zeros before the first: nothing is learned of users.
+
+    Args:
+        columns: user columns, not read.
+        num_users: not read.
+    """
+
+    def __init__(self, columns: UserColumns | None = None, num_users: int = 0) -> None:
+        super().__init__()
+
+    def forward(self, users: UserBatch, item_XD: Float[Tensor, "X D"]) -> Float[Tensor, "B Q D"]:
+        """Position q has the mean of the first q history items."""
+        history_BLD = item_XD[users.history_BL] * users.history_present_BL.unsqueeze(-1)
+        sum_BQD = nn.functional.pad(history_BLD.cumsum(1), (0, 0, 1, 0))
+        return sum_BQD / torch.arange(sum_BQD.shape[1], device=sum_BQD.device).clamp(min=1)[:, None]

@@ -13,7 +13,7 @@ from avrec.batch import ItemBatch, TrainBatch, UserBatch, UserError
 from avrec.objective.pairs import Pairs, pairs_of
 from avrec.towers.item_tower import ItemTower
 from avrec.towers.score import Score
-from avrec.towers.user_tower import UserTower
+from avrec.towers.user_tower import Queries
 
 
 class TwoTowerModule(pl.LightningModule):
@@ -34,7 +34,7 @@ class TwoTowerModule(pl.LightningModule):
     def __init__(
         self,
         item_tower: ItemTower,
-        user_tower: UserTower,
+        user_tower: Queries,
         score: Score,
         objective: torch.nn.Module,
         optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer] | None = None,

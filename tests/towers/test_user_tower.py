@@ -11,7 +11,7 @@ from avrec.batch import UserBatch
 from avrec.towers.history_attention import HistoryAttention
 from avrec.towers.ncf import NCF
 from avrec.towers.score import Score
-from avrec.towers.user_tower import UserColumns, UserTower
+from avrec.towers.user_tower import MeanHistory, UserColumns, UserTower, UserVector
 
 USERS, ITEMS, D, L = 5, 9, 8, 4
 
@@ -174,3 +174,22 @@ def test_the_temperature_stays_above_its_lowest() -> None:
     score.log_temperature.data.fill_(-20.0)
     assert score.temperature.item() == pytest.approx(0.05)
     assert not any(parameter.requires_grad for parameter in Score(learned=False).parameters())
+
+
+def test_a_user_vector_is_the_users_whatever_was_done(item_XD: Tensor) -> None:
+    tower = UserVector(UserColumns(), USERS, D)
+    query_BQD = tower(users(0, 4, 2, row=[3, 0, 3]), item_XD)
+    assert query_BQD.shape == (3, L + 1, D)
+    assert torch.equal(query_BQD[0], query_BQD[2])
+    assert torch.equal(query_BQD[0], tower.user_table.weight[3].expand(L + 1, D))
+    assert not query_BQD[1].any()
+
+
+def test_mean_history_is_the_mean_of_what_came_before(item_XD: Tensor) -> None:
+    batch = users(0, 4, 2)
+    query_BQD = MeanHistory()(batch, item_XD)
+    for b, length in enumerate((0, 4, 2)):
+        for q in range(length + 1):
+            seen = item_XD[batch.history_BL[b, :q]]
+            torch.testing.assert_close(query_BQD[b, q], seen.mean(0) if q else torch.zeros(D))
+    assert not list(MeanHistory().parameters())
