@@ -86,3 +86,13 @@ def test_command_line_of_a_command_without_conf() -> None:
         config.from_command_line(["ckp=a"], defaults, "x")
     with pytest.raises(config.UserError, match="ckpt must be given"):
         config.from_command_line([], defaults, "x")
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name in ("experiment", "debug")])
+def test_an_experiment_has_the_last_word(path: Path) -> None:
+    given = {key: value for key, value in yaml.safe_load(path.read_text()).items() if key != "defaults"}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=[f"{path.parent.name}={path.stem}", "run_dir=x", "data.root=x"])
+    found = OmegaConf.to_container(cfg, resolve=False)
+    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(found), OmegaConf.create(given)), resolve=False)
+    assert found == merged
