@@ -90,7 +90,8 @@ def test_command_line_of_a_command_without_conf() -> None:
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent.name in ("experiment", "debug")])
 def test_an_experiment_has_the_last_word(path: Path) -> None:
-    given = {key: value for key, value in yaml.safe_load(path.read_text()).items() if key != "defaults"}
+    given = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    given.pop("defaults", None)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[f"{path.parent.name}={path.stem}", "run_dir=x", "data.root=x"])
     found = OmegaConf.to_container(cfg, resolve=False)
