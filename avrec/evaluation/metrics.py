@@ -122,11 +122,40 @@ def hit_rate_at_k(hits_BK: Any, relevant_B: Any) -> Array:
     return hits_BK.any(axis=1).astype(np.float64)
 
 
+def map_at_k(hits_BK: Any, relevant_B: Any) -> Array:
+    """Average precision: the precision at each hit, averaged over the hits there could be (over users, the MAP).
+
+    ``AP@k = sum over hits of (hits down to this rank) / rank  /  min(k, relevant)``
+
+    The denominator counts the hits that k places allow, so a perfect list scores 1 and a relevant item that is not
+    found costs its full share. Libraries that divide by the hits found (torchmetrics) give a list with one hit at
+    rank 1 a 1 whatever it misses. A swap of the first two ranks moves it far more than NDCG.
+
+    Four users, k = 3: the one relevant item at rank 1; at rank 3; both of two found; one of four found, at rank 2.
+
+    >>> hits = [[1, 0, 0], [0, 0, 1], [1, 1, 0], [0, 1, 0]]
+    >>> map_at_k(hits, [1, 1, 2, 4]).round(4).tolist()
+    [1.0, 0.3333, 1.0, 0.1667]
+
+    Args:
+        hits_BK: True where the item at that rank is relevant.
+        relevant_B: number of relevant items, at least 1.
+
+    Raises:
+        UserError: a user has no relevant item, or more hits than relevant items.
+    """
+    hits_BK, relevant_B = _checked(hits_BK, relevant_B)
+    places = hits_BK.shape[1]
+    precision_BK = hits_BK.cumsum(axis=1) / np.arange(1, places + 1)
+    return (hits_BK * precision_BK).sum(axis=1) / np.minimum(relevant_B, places)
+
+
 METRICS: dict[str, Metric] = {
     "recall": recall_at_k,
     "ndcg": ndcg_at_k,
     "mrr": mrr_at_k,
     "hit_rate": hit_rate_at_k,
+    "map": map_at_k,
 }
 """Metric name, as it stands before the ``@`` of "ndcg@10", to function."""
 
