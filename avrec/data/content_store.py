@@ -34,6 +34,9 @@ LEFTOVER_SECONDS = 3600.0
 ROW_COPY_BYTES = 8192
 """Rows from this size on are copied one by one, which spares the second copy of numpy's fancy indexing."""
 
+KEPT_BYTES = 64 << 20
+"""A modality of the catalogue up to this size (texts, say) is read once and kept in memory."""
+
 Row = Mapping[str, Array] | None
 """One item's arrays, or None where it was tried and lacks the modality."""
 
@@ -104,7 +107,7 @@ def _copy_rows(source: Array, rows: Array, out: Array, positions: Array) -> None
 
 
 class PreparedModality:
-    """One modality of the whole catalogue, ready to be read. Small to pickle: rows stay on disk.
+    """One modality of the whole catalogue, ready to be read. Small to pickle: rows are not carried along.
 
     Args:
         modality: its name.
@@ -117,6 +120,11 @@ class PreparedModality:
         self.reader = reader
         self.locations = locations
         self.present_N: Array = locations.shard_N >= 0
+        self._kept: dict[str, Array] | None = None
+        self._place_N: Array = np.cumsum(self.present_N) - 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}
 
     def read(self, indices: Array) -> dict[str, Array]:
         """The rows of these catalogue indices, in that order, by array.
@@ -124,11 +132,20 @@ class PreparedModality:
         Raises:
             IndexError: an item lacks this modality.
         """
-        wanted = self.locations[np.asarray(indices, np.int64)]
-        if len(wanted) and wanted.shard_N.min() < 0:
-            lacking = np.asarray(indices)[wanted.shard_N < 0]
+        indices = np.asarray(indices, np.int64)
+        if not self.present_N[indices].all():
+            lacking = indices[~self.present_N[indices]]
             raise IndexError(f"{len(lacking)} items have no {self.modality} ({lacking[:3]} ...); see present_N.")
-        return self.reader.gather(wanted)
+        if self._kept is None and self._bytes() <= KEPT_BYTES:
+            self._kept = self.reader.gather(self.locations[np.flatnonzero(self.present_N)])
+        if self._kept is None:
+            return self.reader.gather(self.locations[indices])
+        places = self._place_N[indices]
+        return {name: rows.take(places, axis=0) for name, rows in self._kept.items()}
+
+    def _bytes(self) -> int:
+        sizes = (math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in self.reader.arrays.values())
+        return sum(sizes) * int(self.present_N.sum())
 
 
 class ContentStore:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from avrec.batch import Array, ArraySpec, DecodeFailure, UserError
 from avrec.data import content_store
-from avrec.data.content_store import ContentStore, Row
+from avrec.data.content_store import ContentStore, PreparedModality, Row
 
 ARRAYS = {"pixels": ArraySpec((2, 3), "uint8"), "large": ArraySpec((2500,), "float32"), "n": ArraySpec((), "int64")}
 
@@ -161,3 +161,23 @@ def test_rows_of_other_arrays_are_refused(tmp_path: Path, row: dict[str, Array])
     with pytest.raises(ValueError, match="declared"):
         store.write_shard([("a", row)])
     assert "a" not in store
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 30])
+def test_what_is_kept_in_memory_reads_as_from_disk(tmp_path, monkeypatch, kept_bytes):
+    monkeypatch.setattr(content_store, "KEPT_BYTES", kept_bytes)
+    store = ContentStore(tmp_path, ARRAYS)
+    keys = [str(n) for n in range(7)]
+    for begin in (0, 4):
+        store.write_shard([(key, row_of(int(key))) for key in keys[begin : begin + 4]])
+    prepared = PreparedModality("vision", store.reader, store.locate(["5", "", "0", "3", "none"]))
+    for one in (prepared, pickle.loads(pickle.dumps(prepared)), prepared):
+        for indices, expected in (([3, 0, 3], [3, 5, 3]), ([2], [0]), ([], [])):
+            for name, values in one.read(np.array(indices, np.int64)).items():
+                assert len(values) == len(expected)
+                for value, seed in zip(values, expected, strict=True):
+                    np.testing.assert_array_equal(value, row_of(seed)[name])
+        assert (one._kept is not None) == bool(kept_bytes)
+        with pytest.raises(IndexError, match=r"2 items have no vision \(\[1 4\]"):
+            one.read(np.array([0, 1, 4]))
+    assert len(pickle.dumps(prepared)) < 5000
