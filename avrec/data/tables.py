@@ -281,8 +281,8 @@ def numbers_of(column: pl.Series, what: str, advice: str) -> Array:
 def labels_of(items: pl.DataFrame) -> tuple[str, list[str]]:
     """The first text column that sorts the items into a few kinds, and each item's kind; of several, its first.
 
-    >>> labels_of(pl.DataFrame({"title": ["Up", "Alien", "Ran", "Her"], "genre": ["Family|Fun", "Space", None, "Space"]}))
-    ('genre', ['Family', 'Space', '', 'Space'])
+    >>> labels_of(pl.DataFrame({"title": ["Up", "Her", "Ran", "M"], "genre": ["Fun|Air", "Love", None, "Love"]}))
+    ('genre', ['Fun', 'Love', '', 'Love'])
     """
     named = {"item_id", *FILE_COLUMNS, *TEXT_COLUMNS}
     for column in (items[name] for name in items.columns if name not in named and items[name].dtype == pl.String):

@@ -11,7 +11,7 @@ from avrec.report.clips import sheet
 from avrec.report.material import Material
 
 MOST_ITEMS = 800
-MOST_GROUPS = 7
+MOST_GROUPS = 8
 OTHER = "other"
 
 

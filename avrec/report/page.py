@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,7 +82,8 @@ def tables(results: Sequence[Result]) -> list[dict[str, Any]]:
     for name in dict.fromkeys(r.slice for r in results):
         part = [r for r in results if r.slice == name]
         title, meaning = SLICES.get(name, (name, ""))
-        metrics = list(dict.fromkeys(r.metric for r in part))
+        # A phone shows two columns; the first is what the headline is about.
+        metrics = list(dict.fromkeys([main_metric(results), *(r.metric for r in part)]))
         models = list(dict.fromkeys(r.model for r in part))
         models = [*(m for m in models if m != ORACLE), *(m for m in models if m == ORACLE)]
         by_name = {(r.model, r.metric): r for r in part}
@@ -115,8 +117,16 @@ def _cell(result: Result | None, part: Sequence[Result]) -> Cell | None:
 
 
 def _protocol(result: Result) -> str:
-    settings = [f"{key.replace('_', ' ')}: {value}" for key, value in result.protocol.items() if key != "k"]
+    settings = [f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in result.protocol.items() if key != "k"]
     return f"{result.users:,} {result.split} users; " + "; ".join(settings)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and 1e8 < value < 1e10:
+        return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def bars(results: Sequence[Result]) -> list[dict[str, Any]]:

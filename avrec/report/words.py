@@ -6,6 +6,8 @@ from avrec.evaluation.protocol import ORACLE, Result
 
 MODEL = "avrec"
 POPULARITY = "popularity"
+FEW_USERS = 30
+"""Fewer than this are not worth a sentence."""
 _NAMES = {
     "item_knn": "item-kNN",
     "ease": "EASE",
@@ -64,9 +66,9 @@ def headline(results: Sequence[Result]) -> list[str]:
         f"ranking {own.protocol.get('candidate_items', 0):,} items."
     ]
     if POPULARITY in whole and whole[POPULARITY].value > 0:
-        popularity = whole[POPULARITY].value
+        popular = whole[POPULARITY].value
         said.append(
-            f"Showing everybody what is popular gives {popularity:.3f}; this is {own.value / popularity:.1f} times that."
+            f"Showing everybody what is popular gives {popular:.3f}; this is {own.value / popular:.1f} times that."
         )
     said += _against_best(whole)
     if "cold_items" in {r.slice for r in results}:
@@ -89,14 +91,15 @@ def _against_best(whole: dict[str, Result]) -> list[str]:
     if best is None or best.model == POPULARITY:
         return []
     apart = own.low > best.high or best.low > own.high
+    above = "above" if own.value > best.value else "not above"
     return [
-        f"The strongest baseline, {model_name(best.model)}, gives {_with_interval(best)}: the model is "
-        f"{'above' if own.value > best.value else 'not above'} it, and the intervals {'lie apart' if apart else 'overlap'}."
+        f"The strongest baseline, {model_name(best.model)}, gives {_with_interval(best)}: the model is {above} it, "
+        f"and the intervals {'lie apart' if apart else 'overlap'}."
     ]
 
 
 def _cold(found: dict[str, Result]) -> list[str]:
-    if MODEL not in found:
+    if MODEL not in found or found[MODEL].users < FEW_USERS:
         return []
     own, best = found[MODEL], best_baseline(found)
     against = f" The strongest baseline there, {model_name(best.model)}, gives {best.value:.3f}." if best else ""
