@@ -22,7 +22,7 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
         cfg: the composed config (conf/evaluate.yaml).
 
     Returns:
-        The results, as written to evaluation.json.
+        The results, as written to evaluation.json (and report.html).
 
     Raises:
         UserError: the checkpoint is missing or does not fit its run.
@@ -44,6 +44,8 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
     out = Path(cfg.out) if cfg.out else run_dir / "evaluation.json"
     write_results(out, results, timing.seconds, pipeline.data_summary(run.data))
     pipeline.show(results)
+    if cfg.report:
+        pipeline.write_report(run, results, run_dir, out.parent / "report.html", timing, cfg.role)
     print(f"written: {out}", file=sys.stderr)
     return results
 

@@ -67,6 +67,8 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
             pipeline.write_embeddings(module, data, run_dir / "embeddings")
     write_results(run_dir / "metrics.json", results, timing.seconds, pipeline.data_summary(data))
     pipeline.show(results)
+    if cfg.report:
+        pipeline.write_report(run, results, run_dir, run_dir / "report.html", timing)
     log.info("%s", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in timing.seconds.items()))
     log.info("run folder: %s", run_dir)
     metrics = pipeline.by_name(results)

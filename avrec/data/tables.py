@@ -286,9 +286,9 @@ def labels_of(items: pl.DataFrame) -> tuple[str, list[str]]:
     """
     named = {"item_id", *FILE_COLUMNS, *TEXT_COLUMNS}
     for column in (items[name] for name in items.columns if name not in named and items[name].dtype == pl.String):
-        for separator in ("", r"[|,;/]", r"\s"):
-            text = column.fill_null("").str.strip_chars()
-            kind = text.str.replace(f"{separator}.*$", "").str.strip_chars() if separator else text
+        text = column.fill_null("").str.strip_chars()
+        for separator in (r"[|,;/]", r"\s"):
+            kind = text.str.replace(f"(?s){separator}.*$", "").str.strip_chars()
             kinds = kind.filter(kind != "").n_unique()
             if 2 <= kinds <= min(MOST_KINDS, len(items) / 2) and (kind != "").sum() >= len(items) / 2:
                 return column.name, kind.to_list()

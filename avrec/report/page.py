@@ -202,9 +202,10 @@ def _chart(name: str, points: list[tuple[float, float]]) -> Chart:
 def _ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers from at most ``low`` to at least near ``high``."""
     span = high - low or abs(high) or 1.0
+    high = low + span
     unit = 10.0 ** math.floor(math.log10(span / 3))
     step = next(unit * factor for factor in (1, 2, 5, 10) if span / (unit * factor) <= 4)
-    return [round(step * n, 10) for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
+    return [float(f"{step * n:.10g}") for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
 
 
 # ---------------------------------------------------------------------------------------------------------
