@@ -17,6 +17,7 @@ MOST_USERS = 1000
 KINDS = {
     "typical": "as long a history as the median user",
     "new": "the shortest history",
+    "best served": "the most hits among the first recommendations",
     "worst served": "the best of the items they chose is ranked lowest",
 }
 
@@ -84,7 +85,8 @@ def people(material: Material) -> list[Person]:
 
 def _choose(history_E: Array, ranks: Ragged) -> Iterator[tuple[str, int]]:
     best_E = np.asarray([ranks[row].min() for row in range(len(ranks))])
-    orders = (np.abs(history_E - np.median(history_E)), history_E, -best_E)
+    hits_E = np.asarray([(ranks[row] <= SHOWN).sum() for row in range(len(ranks))])
+    orders = (np.abs(history_E - np.median(history_E)), history_E, -hits_E, -best_E)
     taken: set[int] = set()
     for kind, order in zip(KINDS, orders, strict=True):
         free = [row for row in np.argsort(order, kind="stable").tolist() if row not in taken]

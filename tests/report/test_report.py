@@ -156,13 +156,13 @@ def test_the_headline_says_the_models_number_and_popularitys(material):
 
 def test_people_are_who_they_are_said_to_be(material):
     found = people(material)
-    assert [p.kind for p in found] == ["typical"] * 2 + ["new"] * 2 + ["worst served"] * 2
-    assert len({p.user_id for p in found}) == 6
+    assert [p.kind for p in found] == ["typical"] * 2 + ["new"] * 2 + ["best served"] * 2 + ["worst served"] * 2
+    assert len({p.user_id for p in found}) == 8
     lengths = np.diff(material.history.starts)
     assert [p.history_items for p in found if p.kind == "typical"] == [int(np.median(lengths))] * 2
     assert [p.history_items for p in found if p.kind == "new"] == [1, 1]
     best = {p.user_id: p.chosen[0].rank for p in found}
-    assert best[found[4].user_id] >= best[found[5].user_id]
+    assert best[found[6].user_id] >= best[found[7].user_id]
 
 
 def test_recommendations_and_ranks_are_those_of_the_evaluation(material):
@@ -290,9 +290,9 @@ def test_in_a_browser(page, material, tmp_path, size):
     assert "CONSOLE" not in done.stderr
     seen = json.loads(next(attributes["data-seen"] for tag, attributes in Page(done.stdout).tags if tag == "html"))
     assert seen["tip"] == [True, False, f"{EVIL} 5"]
-    assert seen["before"] == [True] + [False] * 5
-    assert seen["after"] == [False, False, True] + [False] * 3
-    assert seen["tabs"] == ["typical 1", "typical 2", "new 1", "new 2", "worst served 1", "worst served 2"]
+    assert seen["before"] == [True] + [False] * 7
+    assert seen["after"] == [False, False, True] + [False] * 5
+    assert seen["tabs"] == [f"{kind} {n}" for kind in ("typical", "new", "best served", "worst served") for n in (1, 2)]
     assert seen["sound"] == "data:audio/mpeg"
     assert seen["wide"] <= 0
     assert seen["requests"] == []
