@@ -11,7 +11,7 @@ from avrec.report.material import Material
 from avrec.report.people import Person, people
 from avrec.report.words import headline
 
-MOST_SOUND = 900_000
+MOST_SOUND = 1_400_000
 """Characters of sound in a page."""
 
 
