@@ -22,7 +22,7 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
         cfg: the composed config (conf/evaluate.yaml).
 
     Returns:
-        The results, as written to evaluation.json.
+        The results, as written to evaluation.json (and report.html).
 
     Raises:
         UserError: the checkpoint is missing or does not fit its run.
@@ -47,6 +47,8 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
     summary = pipeline.data_summary(run.data) | pipeline.check_health(run.module, run.data, cfg.role)
     write_results(out, results, timing.seconds, summary)
     pipeline.show(results)
+    if cfg.report:
+        pipeline.write_report(run, results, run_dir, out.parent / "report.html", timing, cfg.role)
     print(f"written: {out}", file=sys.stderr)
     return results
 

@@ -70,6 +70,8 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
     summary = pipeline.data_summary(data) | pipeline.check_health(module, data)
     write_results(run_dir / "metrics.json", results, timing.seconds, summary)
     pipeline.show(results)
+    if cfg.report:
+        pipeline.write_report(run, results, run_dir, run_dir / "report.html", timing)
     log.info("%s", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in timing.seconds.items()))
     log.info("run folder: %s", run_dir)
     metrics = pipeline.by_name(results)

@@ -1,6 +1,7 @@
 """What the entry scripts share: measure a model, and bring a run back from its checkpoint."""
 
 import copy
+import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -376,6 +377,65 @@ def check_health(module: "TwoTowerModule", data: "TwoTowerData", which: str = "t
     for warning in warnings:
         log.warning("health: %s", warning)
     return {"health": {**health, "warnings": warnings}}
+
+
+def write_report(
+    run: Run, results: "Sequence[Result]", run_dir: Path, path: Path, timing: Timing, which: str = "test"
+) -> None:
+    """Write a measured run's report.html. What goes wrong on the way is a warning: the run itself is done.
+
+    Args:
+        run: measured on ``which``.
+        results: by ``measure``.
+        run_dir: its folder, where its curves are.
+        path: the file.
+        timing: of the run.
+        which: the split.
+    """
+    try:
+        from avrec.report.facts import gather
+        from avrec.report.material import Material
+        from avrec.report.page import write
+
+        data, task, known = run.data, run.data.tasks[which], run.data.known(which)
+        catalogue = data.catalogue
+        material = Material(
+            name=run_dir.name,
+            task=task,
+            results=results,
+            query_ED=run.module.query_ED,
+            item_ND=run.module.item_ND,
+            history=Ragged(known.starts, known.item).take(task.user_index_E),
+            items=catalogue.items,
+            titles=catalogue.titles,
+            user_ids=[catalogue.user_ids[user] for user in task.user_index_E],
+            labels=catalogue.labels,
+            label_name=catalogue.label_name,
+            curve=_curve(run_dir / "curves.json"),
+            about=_about(run, timing),
+        )
+        write(gather(material), path)
+        log.info("report: %s", path)
+    except Exception as error:  # of whatever kind: the numbers are written, and hours of training behind them
+        log.warning("%s was not written: %s: %s", path, type(error).__name__, error)
+
+
+def _curve(path: Path) -> list[dict[str, float]]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def _about(run: Run, timing: Timing) -> dict[str, str]:
+    summary = data_summary(run.data)
+    counts = {name: value for name, value in summary.items() if isinstance(value, int)}
+    return {
+        "catalogue": str(run.data.catalogue.root),
+        **{name.replace("_", " "): f"{value:,}" for name, value in counts.items()},
+        "items with": ", ".join(f"{name} {value:,}" for name, value in summary["present"].items()),
+        "objective": str(run.cfg.objective.get("_target_", "")).rpartition(".")[2],
+        "dimensions": str(run.cfg.dim),
+        "seed": str(run.cfg.seed),
+        "seconds": ", ".join(f"{name} {seconds:.0f}" for name, seconds in timing.seconds.items()),
+    }
 
 
 def data_summary(data: "TwoTowerData") -> dict[str, Any]:

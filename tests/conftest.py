@@ -44,6 +44,7 @@ def compose_cfg(tmp_path_factory: pytest.TempPathFactory):
                     f"run_dir={run}",
                     f"cache_dir={cache}",
                     "logger=none",
+                    "report=false",
                     "data.num_items=32",
                     "data.num_users=24",
                     "data.num_interactions=240",

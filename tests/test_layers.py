@@ -18,9 +18,11 @@ ALLOWED = {
     "training": {"towers", "objective"},
     # A stranger's raw file must be decoded by the very code that decoded the catalogue.
     "export": {"towers", "data.media"},
+    # Thumbnails are decoded as the catalogue was.
+    "report": {"evaluation", "data.media", "data.limits"},
     # The two that put the pieces together.
     "config": {"data", "towers", "training"},
-    "pipeline": {"data", "towers", "evaluation", "training", "config"},
+    "pipeline": {"data", "towers", "evaluation", "training", "report", "config"},
     "__init__": {"export"},
 }
 # Run as commands, so they are entry scripts as train.py and evaluate.py are.

@@ -15,6 +15,8 @@ SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.
 FILE_COLUMNS = ("image", "video", "audio")
 TEXT_COLUMNS = ("title", "description")
 """Text even where every value looks like a number."""
+MOST_KINDS = 40
+"""Different values of a column that sorts items into kinds."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Catalogue:
         text: what the items' text was made from.
         published_N: when each item came out, Unix s, NaN where unknown; empty: unknown for all.
         steps: what cleaning the log did: name, rows before, rows after.
+        label_name: the items column that sorts them into a few kinds, as a genre does; empty: there is none.
+        labels: each item's kind, by item index; empty where unknown.
     """
 
     root: Path
@@ -70,6 +74,8 @@ class Catalogue:
     text: TextFields = TextFields()
     published_N: Array = field(default_factory=lambda: np.zeros(0))
     steps: list[dict[str, Any]] = field(default_factory=list)
+    label_name: str = ""
+    labels: list[str] = field(default_factory=list)
 
     def has(self, modality: str) -> bool:
         """True where some item names content of this modality."""
@@ -270,6 +276,23 @@ def numbers_of(column: pl.Series, what: str, advice: str) -> Array:
             f"with {column[row]!r}. {advice}"
         )
     return values.to_numpy()
+
+
+def labels_of(items: pl.DataFrame) -> tuple[str, list[str]]:
+    """The first text column that sorts the items into a few kinds, and each item's kind; of several, its first.
+
+    >>> labels_of(pl.DataFrame({"title": ["Up", "Her", "Ran", "M"], "genre": ["Fun|Air", "Love", None, "Love"]}))
+    ('genre', ['Fun', 'Love', '', 'Love'])
+    """
+    named = {"item_id", *FILE_COLUMNS, *TEXT_COLUMNS}
+    for column in (items[name] for name in items.columns if name not in named and items[name].dtype == pl.String):
+        text = column.fill_null("").str.strip_chars()
+        for separator in (r"[|,;/]", r"\s"):
+            kind = text.str.replace(f"(?s){separator}.*$", "").str.strip_chars()
+            kinds = kind.filter(kind != "").n_unique()
+            if 2 <= kinds <= min(MOST_KINDS, len(items) / 2) and (kind != "").sum() >= len(items) / 2:
+                return column.name, kind.to_list()
+    return "", []
 
 
 def encode_user_columns(users: pl.DataFrame | None, user_ids: list[str]) -> tuple[Array, list[int], Array]:

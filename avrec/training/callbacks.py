@@ -1,5 +1,6 @@
 """Callbacks: throughput, a line per epoch, and a clean stop."""
 
+import json
 import logging
 import signal
 import threading
@@ -13,6 +14,9 @@ import pytorch_lightning as pl
 from avrec.training.stop import TrainingStoppedError
 
 log = logging.getLogger(__name__)
+
+CURVES = "curves.json"
+"""In the run folder: an entry per validation."""
 
 
 class Throughput(pl.Callback):
@@ -60,7 +64,23 @@ class Throughput(pl.Callback):
 
 
 class EpochLine(pl.Callback):
-    """One line per epoch in the log, for terminals that show no progress bar and for log.txt."""
+    """One line per epoch in the log, for terminals that show no progress bar and for log.txt.
+
+    Args:
+        folder: where the same numbers go as curves.json; None: nowhere.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.curve: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """A run that goes on from a checkpoint keeps its whole curve."""
+        return {"curve": self.curve}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on there."""
+        self.curve = list(state_dict["curve"])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write it after the epoch's validation."""
@@ -73,6 +93,13 @@ class EpochLine(pl.Callback):
                 parts.append(f"{name} {metrics[name]:{style}}")
         parts += [f"{name} {value:.4f}" for name, value in sorted(metrics.items()) if name.startswith("val/")]
         log.info(" · ".join(parts))
+        shown = {
+            name: value for name, value in sorted(metrics.items()) if name == "train/loss" or name.startswith("val/")
+        }
+        self.curve.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **shown})
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / CURVES).write_text(json.dumps(self.curve), encoding="utf-8")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say why it ended where that was early."""

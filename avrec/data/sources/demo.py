@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from avrec.batch import Array, UserError
 from avrec.data.sources.demo_media import MediaJob, item_rng, make_media
-from avrec.data.sources.demo_text import write_text
+from avrec.data.sources.demo_text import theme_names, write_text
 from avrec.data.sources.demo_world import MODALITY_WEIGHTS, Truth, World, WorldSize, make_world
 from avrec.data.sources.folder import FolderSource
 from avrec.data.tables import Catalogue
@@ -100,7 +100,11 @@ class DemoSource:
 
     def load(self) -> Catalogue:
         """The catalogue, read by the road that a user's own folder takes."""
-        return self.as_folder().load()
+        catalogue = self.as_folder().load()
+        themes = theme_names(self.domain)
+        rows_N = [self._item_index[item.item_id] for item in catalogue.items]
+        labels = [themes[theme] for theme in self.truth.facets_NF[rows_N, 0].tolist()]
+        return replace(catalogue, label_name="planted theme", labels=labels)
 
     def true_scores(
         self, user_ids: list[str], item_ids: list[str], time: float, modalities: Sequence[str] | None = None

@@ -177,6 +177,11 @@ _WORDS: Mapping[str, Words] = {
 }
 
 
+def theme_names(domain: str) -> list[str]:
+    """Each theme by its first noun."""
+    return [nouns.partition(",")[0] for nouns in _WORDS[domain].themes]
+
+
 def write_text(domain: str, theme: int, tone: int, rng: np.random.Generator) -> tuple[str, str]:
     """A title and a description that tell the theme and the tone, and nothing else about the item."""
     words = _WORDS[domain]

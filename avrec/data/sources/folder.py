@@ -29,6 +29,7 @@ from avrec.data.tables import (
     find_table,
     ids_of,
     inside,
+    labels_of,
     scan,
 )
 
@@ -124,6 +125,7 @@ class FolderSource:
         log = self._log(tables, items["item_id"].to_list())
         items = items.filter(pl.Series(log.kept_N))
         text = self._text_fields(items)
+        label_name, labels = labels_of(items)
         users = None if tables.users is None else self._users(tables.users)
         categories, sizes, numbers = encode_user_columns(users, log.user_ids)
         logger.info("%s: %d items, %d users, %d interactions", self.root, len(items), len(log.user_ids), len(log.rows))
@@ -142,6 +144,8 @@ class FolderSource:
             text=text,
             published_N=self._published(items),
             steps=[asdict(step) for step in log.steps],
+            label_name=label_name,
+            labels=labels,
         )
 
     # ---- items

@@ -1,0 +1,81 @@
+"""Everything that a report says, and nothing of how it looks."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from avrec.batch import RawItem
+from avrec.evaluation.protocol import Result
+from avrec.report.clips import sound, thumbnail
+from avrec.report.item_map import ItemMap, item_map
+from avrec.report.material import Material
+from avrec.report.people import Person, people
+from avrec.report.words import headline
+
+MOST_SOUND = 1_400_000
+"""Characters of sound in a page."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A report.
+
+    Attributes:
+        name: of the run.
+        headline: in sentences.
+        results: the model's and the baselines'.
+        curve: what training logged, an entry per validation.
+        map: of the items; None where there is nothing to be told apart.
+        people: some users.
+        pictures: thumbnails as data URIs, by item.
+        shape: height over width of most thumbnails.
+        sounds: as data URIs, by item.
+        about: facts in a word or two, by name.
+    """
+
+    name: str
+    headline: list[str]
+    results: Sequence[Result]
+    curve: Sequence[Mapping[str, float]]
+    map: ItemMap | None
+    people: list[Person]
+    pictures: dict[int, str]
+    shape: float
+    sounds: dict[int, str]
+    about: Mapping[str, str]
+
+
+def gather(material: Material) -> Facts:
+    """All facts, thumbnails and sounds of a measured run."""
+    persons = people(material)
+    items = list(dict.fromkeys(_items(persons)))
+    found = {item: thumb for item in items if (thumb := thumbnail(material.items[item]))}
+    shapes = sorted(shape for _, shape in found.values())
+    return Facts(
+        name=material.name,
+        headline=headline(material.results),
+        results=material.results,
+        curve=material.curve,
+        map=item_map(material),
+        people=persons,
+        pictures={item: uri for item, (uri, _) in found.items()},
+        shape=min(1.5, max(0.56, shapes[len(shapes) // 2])) if shapes else 1.0,
+        sounds=_sounds(material.items, items),
+        about=material.about,
+    )
+
+
+def _items(persons: Sequence[Person]) -> Iterator[int]:
+    """What is recommended first: sound is given until there is too much of it."""
+    for rows in (lambda p: p.recommended, lambda p: p.chosen, lambda p: p.history):
+        for person in persons:
+            yield from (tile.item for tile in rows(person))
+
+
+def _sounds(items: Sequence[RawItem], wanted: Iterable[int]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    room = MOST_SOUND
+    for item in wanted:
+        if room > 0 and (uri := sound(items[item])):
+            found[item] = uri
+            room -= len(uri)
+    return found

@@ -1,0 +1,108 @@
+"""The catalogue as the model sees it: item embeddings on a plane."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from avrec.batch import Array
+from avrec.report.clips import sheet
+from avrec.report.material import Material
+
+MOST_ITEMS = 800
+MOST_GROUPS = 8
+OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Point:
+    """An item on the map.
+
+    Attributes:
+        x: from 0, the left, to 1.
+        y: from 0, the top, to 1.
+        title: what it is called.
+        group: number of its group.
+        cell: its part of the map's picture; None: it has none.
+    """
+
+    x: float
+    y: float
+    title: str
+    group: int
+    cell: tuple[int, int, int, int] | None
+
+
+@dataclass(frozen=True)
+class ItemMap:
+    """All points.
+
+    Attributes:
+        points: of the items shown.
+        groups: names and numbers of items shown, by group.
+        coloured_by: what the groups are.
+        height: of the plane, over its width.
+        share: of the embeddings' variance that these two directions hold.
+        items: in the catalogue.
+        picture: data URI of the small pictures, in one.
+    """
+
+    points: list[Point]
+    groups: list[tuple[str, int]]
+    coloured_by: str
+    height: float
+    share: float
+    items: int
+    picture: str
+
+
+def item_map(material: Material) -> ItemMap | None:
+    """The map; None where there is nothing to be told apart."""
+    total = len(material.items)
+    shown = np.sort(np.random.default_rng(0).permutation(total)[:MOST_ITEMS])
+    plane_ND, share = _plane(material.item_ND[shown].detach().float().cpu())
+    if not share:
+        return None
+    low, span = plane_ND.min(axis=0), np.ptp(plane_ND, axis=0)
+    labels = _labels(material, shown)
+    counts = Counter(labels)
+    names = [name for name, _ in counts.most_common() if name != OTHER]
+    groups = {name: number for number, name in enumerate([*names, *([OTHER] if OTHER in counts else [])])}
+    pictures = sheet([material.items[item] for item in shown])
+    points = [
+        Point(round(float(x), 4), round(float(y), 4), material.title(item), groups[label], cell)
+        for (x, y), item, label, cell in zip(
+            (plane_ND - low) / np.where(span > 0, span, 1), shown.tolist(), labels, pictures.cells, strict=True
+        )
+    ]
+    return ItemMap(
+        points=points,
+        groups=[(name, counts[name]) for name in groups],
+        coloured_by=material.label_name or "training",
+        height=float(span[1] / span[0]),
+        share=share,
+        items=total,
+        picture=pictures.uri,
+    )
+
+
+def _plane(item_ND: torch.Tensor) -> tuple[Array, float]:
+    """Places along the first two principal directions, and the share of variance; 0 where there are none."""
+    centred_ND = item_ND - item_ND.mean(dim=0)
+    variance = float(centred_ND.square().sum())
+    if min(item_ND.shape) < 2 or not np.isfinite(variance) or variance < 1e-12:
+        return np.zeros((len(item_ND), 2)), 0.0
+    # It draws; neither may the rest of the run feel it, nor the map change from one time to the next.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _, size_Q, direction_DQ = torch.pca_lowrank(centred_ND, q=min(6, *item_ND.shape), center=False)
+    return (centred_ND @ direction_DQ[:, :2]).numpy(), float(size_Q[:2].square().sum()) / variance
+
+
+def _labels(material: Material, shown: Array) -> list[str]:
+    if not material.label_name:
+        return ["new: not in training" if material.task.cold_N[item] else "in training" for item in shown]
+    labels = [material.labels[item] or OTHER for item in shown]
+    common = {name for name, _ in Counter(name for name in labels if name != OTHER).most_common(MOST_GROUPS)}
+    return [name if name in common else OTHER for name in labels]

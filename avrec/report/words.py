@@ -1,0 +1,110 @@
+"""Numbers in sentences, and names that people read."""
+
+from collections.abc import Sequence
+
+from avrec.evaluation.protocol import ORACLE, Result
+
+MODEL = "avrec"
+POPULARITY = "popularity"
+FEW_USERS = 30
+"""Fewer than this are not worth a sentence."""
+_NAMES = {
+    "item_knn": "item-kNN",
+    "ease": "EASE",
+    "content_knn": "content-kNN",
+    "recent_popularity": "recent popularity",
+}
+_ALONE = "content_knn_"
+SLICES = {
+    "all": ("Everything", "All items that the users chose, found in the whole catalogue."),
+    "cold_items": ("New items", "Items that training never saw, found between all the others."),
+    "cold_candidates": ("New items, apart", "Items that training never saw, told apart from each other alone."),
+}
+
+
+def model_name(name: str) -> str:
+    """As people write it.
+
+    >>> model_name("item_knn"), model_name("content_knn_text")
+    ('item-kNN', 'content-kNN, text alone')
+    """
+    if name.startswith(_ALONE):
+        return f"content-kNN, {name.removeprefix(_ALONE)} alone"
+    return _NAMES.get(name, name.replace("_", " "))
+
+
+def metric_name(name: str) -> str:
+    """As people write it.
+
+    >>> metric_name("ndcg@10"), metric_name("hit_rate@5")
+    ('NDCG@10', 'hit rate@5')
+    """
+    kind, _, k = name.partition("@")
+    return f"{kind.upper() if kind in ('ndcg', 'mrr') else kind.replace('_', ' ')}@{k}"
+
+
+def main_metric(results: Sequence[Result]) -> str:
+    """The one that headline and bars are about: NDCG@10 where it was measured."""
+    names = [result.metric for result in results]
+    return "ndcg@10" if "ndcg@10" in names else next((n for n in names if n.startswith("ndcg")), names[0])
+
+
+def of_slice(results: Sequence[Result], slice_name: str) -> dict[str, Result]:
+    """The main metric in a slice, by model."""
+    metric = main_metric(results)
+    return {r.model: r for r in results if r.slice == slice_name and r.metric == metric}
+
+
+def headline(results: Sequence[Result]) -> list[str]:
+    """What the numbers say, in sentences."""
+    if not results or MODEL not in (whole := of_slice(results, "all")):
+        return ["There are no results of the model."]
+    own = whole[MODEL]
+    metric = metric_name(own.metric)
+    said = [
+        f"For {own.users:,} {own.split} users the model reaches {metric} {_with_interval(own)}, "
+        f"ranking {own.protocol.get('candidate_items', 0):,} items."
+    ]
+    if POPULARITY in whole and whole[POPULARITY].value > 0:
+        popular = whole[POPULARITY].value
+        said.append(
+            f"Showing everybody what is popular gives {popular:.3f}; this is {own.value / popular:.1f} times that."
+        )
+    said += _against_best(whole)
+    if "cold_items" in {r.slice for r in results}:
+        said += _cold(of_slice(results, "cold_items"))
+    if ORACLE in whole and whole[ORACLE].value > 0:
+        share = own.value / whole[ORACLE].value
+        best = f"An oracle that knows the true tastes reaches {whole[ORACLE].value:.3f}"
+        said.append(f"{best}; the model {100 * share:.0f} % of it.")
+    return said
+
+
+def best_baseline(found: dict[str, Result]) -> Result | None:
+    """The strongest that is no oracle."""
+    others = [r for name, r in found.items() if name not in (MODEL, ORACLE)]
+    return max(others, key=lambda r: r.value, default=None)
+
+
+def _against_best(whole: dict[str, Result]) -> list[str]:
+    own, best = whole[MODEL], best_baseline(whole)
+    if best is None or best.model == POPULARITY:
+        return []
+    apart = own.low > best.high or best.low > own.high
+    above = "above" if own.value > best.value else "not above"
+    return [
+        f"The strongest baseline, {model_name(best.model)}, gives {_with_interval(best)}: the model is {above} it, "
+        f"and the intervals {'lie apart' if apart else 'overlap'}."
+    ]
+
+
+def _cold(found: dict[str, Result]) -> list[str]:
+    if MODEL not in found or found[MODEL].users < FEW_USERS:
+        return []
+    own, best = found[MODEL], best_baseline(found)
+    against = f" The strongest baseline there, {model_name(best.model)}, gives {best.value:.3f}." if best else ""
+    return [f"Items that training never saw are found at {own.value:.3f} ({own.users:,} users).{against}"]
+
+
+def _with_interval(result: Result) -> str:
+    return f"{result.value:.3f} ({result.low:.3f} to {result.high:.3f})"
