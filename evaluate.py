@@ -41,8 +41,11 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
         with timing.part("test"):
             trainer = config.build_ranking_trainer(run.cfg)
             results = pipeline.measure(trainer, run.module, run.data, baselines, cfg.role, cfg.ks, cfg.metrics)
+            if cfg.ablation:
+                results += pipeline.ablate(run.module, run.data, cfg.role, cfg.ks[:1], cfg.metrics)
     out = Path(cfg.out) if cfg.out else run_dir / "evaluation.json"
-    write_results(out, results, timing.seconds, pipeline.data_summary(run.data))
+    summary = pipeline.data_summary(run.data) | pipeline.check_health(run.module, run.data, cfg.role)
+    write_results(out, results, timing.seconds, summary)
     pipeline.show(results)
     print(f"written: {out}", file=sys.stderr)
     return results

@@ -58,6 +58,8 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
             results = pipeline.measure(
                 trainer, module, data, baselines, ks=cfg.evaluation.ks, metrics=cfg.evaluation.metrics
             )
+            if cfg.evaluation.ablation:
+                results += pipeline.ablate(module, data, "test", cfg.evaluation.ks[:1], cfg.evaluation.metrics)
         with timing.part("export"):
             # Its imports take seconds, and a mistake in the settings is said sooner without them.
             from avrec.export.item_tower import export_item_tower
@@ -65,7 +67,8 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
             ids = [item.item_id for item in data.catalogue.items]
             export_item_tower(module.item_tower, run_dir / "item_tower", ids, data.trained_N, data.catalogue.text)
             pipeline.write_embeddings(module, data, run_dir / "embeddings")
-    write_results(run_dir / "metrics.json", results, timing.seconds, pipeline.data_summary(data))
+    summary = pipeline.data_summary(data) | pipeline.check_health(module, data)
+    write_results(run_dir / "metrics.json", results, timing.seconds, summary)
     pipeline.show(results)
     log.info("%s", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in timing.seconds.items()))
     log.info("run folder: %s", run_dir)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from avrec.batch import Ragged, RankingTask, UserError
+from avrec.batch import Array, Ragged, RankingTask, UserError
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -45,7 +45,7 @@ class Timing:
 
 
 class Validate:
-    """Full-catalogue metrics during training.
+    """Full-catalogue metrics and health during training.
 
     Args:
         task: the validation task.
@@ -57,11 +57,22 @@ class Validate:
         self.metrics = list(metrics)
 
     def __call__(self, query_ED: "Tensor", item_ND: "Tensor") -> dict[str, float]:
-        """Metrics of these embeddings, by name."""
+        """Metrics of these embeddings, under ``val/``, and ``health/``."""
+        from avrec.evaluation.health import health_of
         from avrec.evaluation.protocol import fast_metrics
         from avrec.evaluation.ranking import EmbeddingScorer
 
-        return fast_metrics(EmbeddingScorer(query_ED, item_ND), self.task, self.metrics)
+        metrics = fast_metrics(EmbeddingScorer(query_ED, item_ND), self.task, self.metrics)
+        health = health_of(query_ED, item_ND, *_pairs(self.task))
+        return {
+            **{f"val/{name}": value for name, value in metrics.items()},
+            **{f"health/{name}": value for name, value in health.items()},
+        }
+
+
+def _pairs(task: RankingTask) -> tuple[Array, Array]:
+    """Rows of the queries and the items that belong together."""
+    return np.repeat(np.arange(len(task)), np.diff(task.relevant.starts)), task.relevant.values
 
 
 class Run(NamedTuple):
@@ -292,6 +303,35 @@ def measure(
     return [result for name, scorer in scorers for result in evaluate(name, scorer, task, ks, metrics)]
 
 
+def ablate(
+    module: "TwoTowerModule", data: "TwoTowerData", which: str, ks: Sequence[int], metrics: Sequence[str]
+) -> "list[Result]":
+    """The model with modalities hidden; every item is encoded once, and fused anew."""
+    import torch
+
+    from avrec.evaluation.ablation import ablation
+
+    tower, training = module.item_tower, module.training
+    module.eval()
+
+    def on_device(batches: Any) -> Iterator[Any]:
+        return (batch.to(module.device) for batch in batches)
+
+    with torch.inference_mode():
+        encoded = [(tower.encode(items), items.present_UM) for items in on_device(data.item_batches())]
+        values_NMD, present_NM = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+
+        def embed(keep_M: Array) -> "tuple[Tensor, Tensor]":
+            item_ND = tower.fuse(values_NMD, present_NM & torch.from_numpy(keep_M).to(present_NM.device))
+            users = on_device(data.user_batches(which))
+            queries = [module.score.scale(module.user_tower.last(batch, item_ND)) for batch in users]
+            return torch.cat(queries).cpu(), item_ND.cpu()
+
+        results = ablation(embed, tower.modalities, data.tasks[which], ks, metrics)
+    module.train(training)
+    return results
+
+
 def by_name(results: "Sequence[Result]", model: str = "avrec") -> dict[str, float]:
     """A model's numbers: ``ndcg@10`` overall, ``cold_items/ndcg@10`` for a slice."""
     return {
@@ -314,12 +354,28 @@ def write_embeddings(module: "TwoTowerModule", data: "TwoTowerData", folder: Pat
 
 
 def show(results: "Sequence[Result]") -> None:
-    """Print the table."""
+    """Print the table, and what share of the scores' variance each modality carries."""
     from rich.console import Console
 
+    from avrec.evaluation.ablation import VARIANCE
     from avrec.evaluation.protocol import results_table
 
-    Console(width=None if Console().is_terminal else 120).print(results_table(results))
+    console = Console(width=None if Console().is_terminal else 120)
+    console.print(results_table([result for result in results if not result.metric.startswith(VARIANCE)]))
+    shares = [(r.metric.removeprefix(VARIANCE), r.value) for r in results if r.metric.startswith(VARIANCE)]
+    if shares:
+        console.print(f"share of the scores' variance: {', '.join(f'{name} {value:.0%}' for name, value in shares)}")
+
+
+def check_health(module: "TwoTowerModule", data: "TwoTowerData", which: str = "test") -> dict[str, Any]:
+    """The health of a measured model for metrics.json; what is off is said in words, too."""
+    from avrec.evaluation.health import health_of, warnings_of
+
+    health: dict[str, Any] = health_of(module.query_ED, module.item_ND, *_pairs(data.tasks[which]))
+    warnings = warnings_of(health, module.item_ND.shape[1])
+    for warning in warnings:
+        log.warning("health: %s", warning)
+    return {"health": {**health, "warnings": warnings}}
 
 
 def data_summary(data: "TwoTowerData") -> dict[str, Any]:

@@ -44,7 +44,13 @@ def test_the_run_folder_is_complete(finished: Any) -> None:
     assert {"prepare", "fit", "test", "export", "total"} <= set(report["timing"])
     models = {result["model"] for result in report["results"]}
     content = {"content_knn", "content_knn_text", "content_knn_vision", "content_knn_audio"}
-    assert models == {"avrec", "popularity", "recent_popularity", "random", "item_knn", "ease", "oracle"} | content
+    four = ("text", "vision", "audio", "identity")
+    ablation = {f"avrec without {name}" for name in four} | {f"avrec, {name} alone" for name in four}
+    baselines = {"popularity", "recent_popularity", "random", "item_knn", "ease", "oracle"}
+    assert models == {"avrec"} | baselines | content | ablation
+    shares = [r["value"] for r in report["results"] if r["metric"].startswith("score_variance/")]
+    assert sum(shares) == pytest.approx(1)
+    assert 1 <= report["data"]["health"]["item_effective_rank"] <= 16
     for result in report["results"]:
         assert result["protocol"]["split"] == "temporal"
         assert result["low"] <= result["value"] <= result["high"]

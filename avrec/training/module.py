@@ -28,7 +28,7 @@ class TwoTowerModule(pl.LightningModule):
         objective: takes ``Pairs``, returns a scalar.
         optimizer: makes the optimizer of this module.
         scheduler: makes the schedule of (optimizer, total steps).
-        validate: metrics of (queries, item embeddings) on the validation task, by name.
+        validate: what to log of (queries, item embeddings) of the validation task, by full name.
     """
 
     def __init__(
@@ -138,8 +138,7 @@ class TwoTowerModule(pl.LightningModule):
         """Full-catalogue metrics of the validation task."""
         self.query_ED = torch.cat(self._query_parts)
         if self.validate is not None:
-            metrics = self.validate(self.query_ED, self.item_ND)
-            self.log_dict({f"val/{name}": value for name, value in metrics.items()}, prog_bar=False)
+            self.log_dict(self.validate(self.query_ED, self.item_ND), prog_bar=False)
 
     def on_test_epoch_end(self) -> None:
         """Leave ``item_ND`` and ``query_ED`` for whoever ranks."""
