@@ -180,7 +180,11 @@ def results_table(results: Sequence[Result]) -> Table:
 
 
 def write_results(
-    path: str | Path, results: Sequence[Result], timing: Mapping[str, float], data: Mapping[str, Any]
+    path: str | Path,
+    results: Sequence[Result],
+    timing: Mapping[str, float],
+    data: Mapping[str, Any],
+    comparison: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write metrics.json whole or not at all; numbers keep every digit.
 
@@ -189,12 +193,15 @@ def write_results(
         results: every number with its protocol.
         timing: seconds by phase.
         data: what the numbers were measured on.
+        comparison: with another run; the file has no such entry where it is empty.
 
     Raises:
         UserError: a number is not finite.
     """
     path = Path(path)
     report = {"results": [r.as_dict() for r in results], "timing": dict(timing), "data": dict(data)}
+    if comparison:
+        report["comparison"] = [dict(entry) for entry in comparison]
     try:
         text = json.dumps(report, indent=2, allow_nan=False, default=_plain)
     except ValueError as error:
