@@ -95,14 +95,34 @@ def compare(cfg: "DictConfig", run: "Run", rival: "Run") -> "list[Comparison]":
 
     loaders = rival.data.ranking_loaders(cfg.role)
     config.build_ranking_trainer(rival.cfg).test(rival.module, loaders, verbose=False)
-    names = [Path(ckpt).resolve().parent.parent.name for ckpt in (cfg.ckpt, cfg.against)]
-    if names[0] == names[1]:
-        names = [cfg.ckpt, cfg.against]
+    names = names_of(cfg.ckpt, cfg.against)
     contenders = (
         Contender(name, EmbeddingScorer(one.module.query_ED.cpu(), one.module.item_ND.cpu()), one.data.tasks[cfg.role])
         for name, one in zip(names, (run, rival), strict=True)
     )
     return compare_users(*contenders, k=cfg.ks[0], metrics=cfg.metrics)
+
+
+def names_of(*ckpts: str) -> tuple[str, ...]:
+    """The shortest names that tell checkpoints apart.
+
+    >>> names_of("runs/a/checkpoints/best.ckpt", "runs/b/checkpoints/best.ckpt")
+    ('a', 'b')
+    >>> names_of("runs/a/checkpoints/best.ckpt", "runs/a/checkpoints/last.ckpt")
+    ('a/best', 'a/last')
+    >>> names_of("sweep_1/0/checkpoints/best.ckpt", "sweep_2/0/checkpoints/best.ckpt")
+    ('sweep_1/0', 'sweep_2/0')
+    """
+    paths = [Path(ckpt).resolve() for ckpt in ckpts]
+    runs = [path.parent.parent for path in paths]
+    for names in (
+        tuple(run.name for run in runs),
+        tuple(f"{run.name}/{path.stem}" for run, path in zip(runs, paths, strict=True)),
+        tuple(f"{run.parent.name}/{run.name}" for run in runs),
+    ):
+        if len(set(names)) == len(names):
+            return names
+    return ckpts
 
 
 def show_comparison(comparison: "list[Comparison]") -> None:

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from avrec import config, pipeline
 from avrec.batch import UserError
-from evaluate import evaluate
+from evaluate import evaluate, names_of
 
 SMALL = [
     *("text=none", "vision=none", "audio=none", "logger=none", "trainer.accelerator=cpu", "dim=16"),
@@ -76,6 +76,16 @@ def test_a_run_against_itself_is_no_different(ours: Path) -> None:
     for one in measured(ours, f"against={ours}")["comparison"]:
         assert (one["difference"], one["p"], one["p_holm"]) == (0, 1, 1)
         assert one["a"] == str(ours)
+
+
+def test_names_tell_checkpoints_apart() -> None:
+    def names(*ends: str) -> tuple[str, ...]:
+        return names_of(*(f"/runs/{end}.ckpt" for end in ends))
+
+    assert names("a/checkpoints/best", "b/checkpoints/best") == ("a", "b")
+    assert names("a/checkpoints/best", "a/checkpoints/last") == ("a/best", "a/last")
+    assert names("s/0/checkpoints/best", "t/0/checkpoints/best") == ("s/0", "t/0")
+    assert names("x/s/0/checkpoints/best", "y/s/0/checkpoints/best")[1] == "/runs/y/s/0/checkpoints/best.ckpt"
 
 
 @pytest.mark.parametrize(
