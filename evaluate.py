@@ -1,6 +1,7 @@
 """Measure a checkpoint on the full catalogue, as the end of training did.
 
 python evaluate.py ckpt=RUN/checkpoints/best.ckpt
+python evaluate.py ckpt=RUN/checkpoints/best.ckpt against=OTHER/checkpoints/best.ckpt
 """
 
 import sys
@@ -9,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 
+from avrec.batch import UserError
 from avrec.config import entry, slips
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from avrec.evaluation.comparison import Comparison
+    from avrec.pipeline import Run
 
 
 def evaluate(cfg: "DictConfig") -> list[Any]:
@@ -25,7 +30,7 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
         The results, as written to evaluation.json (and report.html).
 
     Raises:
-        UserError: the checkpoint is missing or does not fit its run.
+        UserError: a checkpoint is missing or does not fit its run, or the two runs cannot be compared.
     """
     from avrec import config, pipeline
     from avrec.evaluation.protocol import write_results
@@ -37,20 +42,100 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
             run = pipeline.of_checkpoint(cfg.ckpt)
             names = run.cfg.evaluation.baselines if cfg.baselines is None else cfg.baselines
             pipeline.check_baselines(names)
+            rival = rival_of(cfg, run) if cfg.against else None
             baselines = pipeline.Baselines(names, run)
         with timing.part("test"):
             trainer = config.build_ranking_trainer(run.cfg)
             results = pipeline.measure(trainer, run.module, run.data, baselines, cfg.role, cfg.ks, cfg.metrics)
             if cfg.ablation:
                 results += pipeline.ablate(run.module, run.data, cfg.role, cfg.ks[:1], cfg.metrics)
+        with timing.part("compare"):
+            comparison = compare(cfg, run, rival) if rival else []
     out = Path(cfg.out) if cfg.out else run_dir / "evaluation.json"
     summary = pipeline.data_summary(run.data) | pipeline.check_health(run.module, run.data, cfg.role)
-    write_results(out, results, timing.seconds, summary)
+    write_results(out, results, timing.seconds, summary, [one.as_dict() for one in comparison])
     pipeline.show(results)
+    show_comparison(comparison)
     if cfg.report:
         pipeline.write_report(run, results, run_dir, out.parent / "report.html", timing, cfg.role)
     print(f"written: {out}", file=sys.stderr)
     return results
+
+
+def rival_of(cfg: "DictConfig", run: "Run") -> "Run":
+    """The run to compare with.
+
+    Raises:
+        UserError: ``cfg.against`` is no checkpoint, or one of another catalogue or split.
+    """
+    from avrec import pipeline
+    from avrec.evaluation.comparison import check_same_question, comparable
+
+    comparable(cfg.metrics)
+    if not Path(cfg.against).is_file():
+        raise UserError(
+            f"against={cfg.against} is not a file. Give another run's checkpoint: against=RUN/checkpoints/best.ckpt."
+        )
+    rival = pipeline.of_checkpoint(cfg.against)
+    if rival.data.fingerprint["catalogue"] != run.data.fingerprint["catalogue"]:
+        raise UserError(
+            f"against={cfg.against} was trained on other items, users or interactions than ckpt={cfg.ckpt}. "
+            "Give a run of the same catalogue and split."
+        )
+    check_same_question(
+        (f"ckpt={cfg.ckpt}", f"against={cfg.against}"), run.data.tasks[cfg.role], rival.data.tasks[cfg.role]
+    )
+    return rival
+
+
+def compare(cfg: "DictConfig", run: "Run", rival: "Run") -> "list[Comparison]":
+    """A measured run against another, which is measured here, user by user at the first k."""
+    from avrec import config
+    from avrec.evaluation.comparison import Contender
+    from avrec.evaluation.comparison import compare as compare_users
+    from avrec.evaluation.ranking import EmbeddingScorer
+
+    loaders = rival.data.ranking_loaders(cfg.role)
+    config.build_ranking_trainer(rival.cfg).test(rival.module, loaders, verbose=False)
+    names = names_of(cfg.ckpt, cfg.against)
+    contenders = (
+        Contender(name, EmbeddingScorer(one.module.query_ED.cpu(), one.module.item_ND.cpu()), one.data.tasks[cfg.role])
+        for name, one in zip(names, (run, rival), strict=True)
+    )
+    return compare_users(*contenders, k=cfg.ks[0], metrics=cfg.metrics)
+
+
+def names_of(*ckpts: str) -> tuple[str, ...]:
+    """The shortest names that tell checkpoints apart.
+
+    >>> names_of("runs/a/checkpoints/best.ckpt", "runs/b/checkpoints/best.ckpt")
+    ('a', 'b')
+    >>> names_of("runs/a/checkpoints/best.ckpt", "runs/a/checkpoints/last.ckpt")
+    ('a/best', 'a/last')
+    >>> names_of("sweep_1/0/checkpoints/best.ckpt", "sweep_2/0/checkpoints/best.ckpt")
+    ('sweep_1/0', 'sweep_2/0')
+    """
+    paths = [Path(ckpt).resolve() for ckpt in ckpts]
+    runs = [path.parent.parent for path in paths]
+    for names in (
+        tuple(run.name for run in runs),
+        tuple(f"{run.name}/{path.stem}" for run, path in zip(runs, paths, strict=True)),
+        tuple(f"{run.parent.name}/{run.name}" for run in runs),
+    ):
+        if len(set(names)) == len(names):
+            return names
+    return ckpts
+
+
+def show_comparison(comparison: "list[Comparison]") -> None:
+    """Print the table of differences, and each in a sentence."""
+    if comparison:
+        from rich.console import Console
+
+        from avrec.evaluation.comparison import comparison_table
+
+        Console(width=None if Console().is_terminal else 120).print(comparison_table(comparison))
+        print("\n".join(one.sentence for one in comparison))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,31 +11,16 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from avrec.batch import Array, Ragged, RankingTask, UserError
+from avrec.batch import Array, RankingTask, UserError
+from avrec.evaluation.lists import LIST_METRICS
 from avrec.evaluation.metrics import METRICS
 from avrec.evaluation.ranking import Scorer, find_hits, top_k
 from avrec.evaluation.significance import LEVEL, SAMPLES, bootstrap_intervals
+from avrec.evaluation.slices import Slice, candidates_of, slices_of
 
 ORACLE = "oracle"
+NO_INTERVAL = "none: one number over all users"
 _COLUMNS = 6
-
-
-@dataclass(frozen=True)
-class Slice:
-    """A part of a task: some of its users, some of their relevant items, some of the candidates.
-
-    Attributes:
-        name: "all", "cold_items" or "cold_candidates".
-        rows: row numbers of its users in the task.
-        relevant: for each of these users, the relevant items that count here, at least one.
-        candidates: "all", "cold", or "some" where the task leaves warm items out; slices of the same candidates
-            share one ranking.
-    """
-
-    name: str
-    rows: Array
-    relevant: Ragged
-    candidates: str
 
 
 @dataclass(frozen=True)
@@ -77,41 +62,13 @@ class Report(NamedTuple):
     data: dict[str, Any]
 
 
-def slices_of(task: RankingTask) -> list[Slice]:
-    """The slices that the task has users for.
-
-    "all" is the task itself. "cold_items" are the users with a cold relevant item, asked for those only, among all
-    candidates: does a new item get through between the known ones? "cold_candidates" asks the same of the same users
-    among the cold candidates only: are the new items told apart? The latter two are there only where some user has
-    a cold relevant item, and not where all candidates of the task are cold: "all" is both of them then.
-
-    Raises:
-        UserError: the task has no users.
-    """
-    if len(task) == 0:
-        raise UserError(
-            f"the {task.split} split has no users to rank for (left out: {task.dropped or 'none'}); at least one is "
-            "needed. Widen the split or loosen its filters."
-        )
-    cold_N, every_N = np.asarray(task.cold_N, dtype=bool), _candidates(task, "all")
-    candidates = "all" if every_N.all() else "some" if (every_N & ~cold_N).any() else "cold"
-    whole = Slice("all", np.arange(len(task)), task.relevant, candidates)
-    rows, relevant = _restricted(task.relevant, cold_N)
-    if len(rows) == 0 or candidates == "cold":
-        return [whole]
-    return [
-        whole,
-        Slice("cold_items", rows, relevant, candidates),
-        Slice("cold_candidates", rows, relevant, "cold"),
-    ]
-
-
 def evaluate(
     model: str,
     scorer: Scorer,
     task: RankingTask,
     ks: Sequence[int] = (10, 50),
     metrics: Sequence[str] = ("recall", "ndcg", "mrr"),
+    slices: Sequence[Slice] = (),
 ) -> list[Result]:
     """Rank the catalogue for every user of the task and measure all slices, each number with its interval.
 
@@ -120,7 +77,10 @@ def evaluate(
         scorer: gives the scores; model and baselines take the same road.
         task: the question.
         ks: the k of the metrics; the catalogue is ranked once for the largest.
-        metrics: names from ``METRICS``.
+        metrics: names from ``METRICS`` and ``LIST_METRICS``. "coverage" is one number over all users: its ends are
+            its value, and its protocol says so.
+        slices: more slices than ``slices_of(task)``, for which only the metrics of ``METRICS`` at the first k are
+            measured.
 
     Returns:
         One result per slice, k and metric, in this order.
@@ -128,32 +88,50 @@ def evaluate(
     Raises:
         UserError: an unknown metric, a k below 1, or a task without users.
     """
-    wanted = [(metric, k) for k in ks for metric in metrics]
+    return [
+        result
+        for part, values in user_values(scorer, task, ks, metrics, slices)
+        for result in _results(model, task, part, values)
+    ]
+
+
+def user_values(
+    scorer: Scorer,
+    task: RankingTask,
+    ks: Sequence[int] = (10, 50),
+    metrics: Sequence[str] = ("recall", "ndcg", "mrr"),
+    slices: Sequence[Slice] = (),
+) -> list[tuple[Slice, dict[str, Array]]]:
+    """What ``evaluate`` takes means of: each metric for each user.
+
+    Args:
+        scorer: gives the scores.
+        task: the question.
+        ks: the k of the metrics.
+        metrics: their names.
+        slices: more slices than ``slices_of(task)``.
+
+    Returns:
+        For each slice, by the metric's name such as "ndcg@10", the values of its users in the order of its rows,
+        float64, (E,); of shape () for what is no mean over users.
+
+    Raises:
+        UserError: an unknown metric, a k below 1, or a task without users.
+    """
     check_metrics(metrics, ks)
-    results = []
-    slices = slices_of(task)
+    own = slices_of(task)
+    wanted = [(metric, k) for k in ks for metric in metrics]
+    # Lists say little of slices that are many and small, and the table of each is kept to one line per model.
+    fewer = [(metric, ks[0]) for metric in metrics if metric in METRICS]
+    parts = [(part, wanted) for part in own] + [(part, fewer) for part in slices if fewer]
     rankings = {
-        name: top_k(scorer, task, max(ks), candidates_N=_candidates(task, name))
-        for name in dict.fromkeys(part.candidates for part in slices)
+        name: top_k(scorer, task, max(ks), candidates_N=candidates_of(task, name))
+        for name in dict.fromkeys(part.candidates for part, _ in parts)
     }
-    for part in slices:
-        values = _per_user(rankings[part.candidates], part, task, wanted)
-        low_J, high_J = bootstrap_intervals(np.stack(values, axis=1))
-        for (metric, k), values_E, low, high in zip(wanted, values, low_J, high_J, strict=True):
-            results.append(
-                Result(
-                    model=model,
-                    split=task.split,
-                    slice=part.name,
-                    metric=f"{metric}@{k}",
-                    value=float(values_E.mean()),
-                    low=float(low),
-                    high=float(high),
-                    users=len(part.rows),
-                    protocol=_protocol(task, part, k),
-                )
-            )
-    return results
+    return [
+        (part, {f"{m}@{k}": values for (m, k), values in _per_user(rankings[part.candidates], part, task, asked)})
+        for part, asked in parts
+    ]
 
 
 def fast_metrics(scorer: Scorer, task: RankingTask, metrics_wanted: Iterable[str]) -> dict[str, float]:
@@ -179,7 +157,7 @@ def fast_metrics(scorer: Scorer, task: RankingTask, metrics_wanted: Iterable[str
     values = {}
     for name, (slice_name, metric, k) in names.items():
         if slice_name in slices:
-            (values_E,) = _per_user(top_EK, slices[slice_name], task, [(metric, k)])
+            ((_, values_E),) = _per_user(top_EK, slices[slice_name], task, [(metric, k)])
             values[name] = float(values_E.mean())
     return values
 
@@ -187,8 +165,9 @@ def fast_metrics(scorer: Scorer, task: RankingTask, metrics_wanted: Iterable[str
 def results_table(results: Sequence[Result]) -> Table:
     """Results to print: a table per split and slice, models as rows, metrics as columns.
 
-    The best value of a column is bold, the oracle aside; where an oracle is among the models, a last line gives
-    the best value as a share of the oracle's. Fits 100 columns (with more than six metrics, in several tables).
+    The best value of a column is bold, the oracle aside, where more is better (not so for novelty, say); where an
+    oracle is among the models, a last line gives the best value as a share of the oracle's. Fits 100 columns (with
+    more than six metrics, in several tables).
     """
     page = Table.grid(padding=(0, 0, 1, 0))
     page.add_column()
@@ -201,7 +180,11 @@ def results_table(results: Sequence[Result]) -> Table:
 
 
 def write_results(
-    path: str | Path, results: Sequence[Result], timing: Mapping[str, float], data: Mapping[str, Any]
+    path: str | Path,
+    results: Sequence[Result],
+    timing: Mapping[str, float],
+    data: Mapping[str, Any],
+    comparison: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write metrics.json whole or not at all; numbers keep every digit.
 
@@ -210,12 +193,15 @@ def write_results(
         results: every number with its protocol.
         timing: seconds by phase.
         data: what the numbers were measured on.
+        comparison: with another run; the file has no such entry where it is empty.
 
     Raises:
         UserError: a number is not finite.
     """
     path = Path(path)
     report = {"results": [r.as_dict() for r in results], "timing": dict(timing), "data": dict(data)}
+    if comparison:
+        report["comparison"] = [dict(entry) for entry in comparison]
     try:
         text = json.dumps(report, indent=2, allow_nan=False, default=_plain)
     except ValueError as error:
@@ -247,25 +233,40 @@ def read_results(path: str | Path) -> Report:
         ) from error
 
 
-def _restricted(relevant: Ragged, keep_N: Array) -> tuple[Array, Ragged]:
-    """The rows that have a kept item, and their kept items."""
-    kept = keep_N[relevant.values]
-    before = np.concatenate([[0], np.cumsum(kept)])
-    starts = before[relevant.starts]
-    rows = np.flatnonzero(np.diff(starts))
-    return rows, Ragged(np.append(starts[rows], starts[-1]), relevant.values[kept])
-
-
-def _candidates(task: RankingTask, name: str) -> Array:
-    every_N = np.asarray(task.candidates_N, dtype=bool)
-    return every_N & task.cold_N if name == "cold" else every_N
-
-
-def _per_user(top_EK: Array, part: Slice, task: RankingTask, wanted: Sequence[tuple[str, int]]) -> list[Array]:
+def _per_user(
+    top_EK: Array, part: Slice, task: RankingTask, wanted: Sequence[tuple[str, int]]
+) -> Iterator[tuple[tuple[str, int], Array]]:
     """Each wanted metric for each of the slice's users."""
-    hits_EK = find_hits(top_EK[part.rows], part.relevant, len(task.candidates_N))
-    relevant_E = np.diff(part.relevant.starts)
-    return [METRICS[metric](hits_EK[:, :k], relevant_E) for metric, k in wanted]
+    top_EK = top_EK[part.rows]
+    hits_EK = find_hits(top_EK, part.relevant, len(task.candidates_N))
+    relevant_E, candidates_N = np.diff(part.relevant.starts), candidates_of(task, part.candidates)
+    for metric, k in wanted:
+        if metric in METRICS:
+            yield (metric, k), METRICS[metric](hits_EK[:, :k], relevant_E)
+        else:
+            yield (metric, k), LIST_METRICS[metric](top_EK[:, :k], candidates_N, task.popularity_N)
+
+
+def _results(model: str, task: RankingTask, part: Slice, values: Mapping[str, Array]) -> Iterator[Result]:
+    """Means of a slice's values, with intervals where they are means."""
+    means = {name: values_E for name, values_E in values.items() if values_E.ndim}
+    low_J, high_J = bootstrap_intervals(np.stack([*means.values()], axis=1)) if means else ((), ())
+    ends = dict(zip(means, zip(low_J, high_J, strict=True), strict=True))
+    for name, values_E in values.items():
+        value = float(values_E.mean())
+        low, high = ends.get(name, (value, value))
+        k = int(name.partition("@")[2])
+        yield Result(
+            model=model,
+            split=task.split,
+            slice=part.name,
+            metric=name,
+            value=value,
+            low=float(low),
+            high=float(high),
+            users=len(part.rows),
+            protocol=_protocol(task, part, k) | ({} if name in ends else {"interval": NO_INTERVAL}),
+        )
 
 
 def check_metrics(metrics: Any, ks: Any) -> None:
@@ -275,11 +276,16 @@ def check_metrics(metrics: Any, ks: Any) -> None:
         UserError: no list, nothing in it, an unknown metric, or a k that is no whole number from 1.
     """
     lists = not any(isinstance(given, str | int | float) for given in (metrics, ks))
-    known = lists and all(m in METRICS for m in metrics) and all(isinstance(k, int) and k > 0 for k in ks)
+    known = (
+        lists
+        and all(m in METRICS or m in LIST_METRICS for m in metrics)
+        and all(isinstance(k, int) and k > 0 for k in ks)
+    )
     if not (known and len(metrics) and len(ks)):
+        names = ", ".join([*METRICS, *LIST_METRICS])
         raise UserError(
-            f"metrics={metrics} at ks={ks} cannot be measured. Give one or more of {', '.join(METRICS)}, and one or "
-            "more whole numbers from 1: metrics=[ndcg,recall] ks=[10,50]."
+            f"metrics={metrics} at ks={ks} cannot be measured. Give one or more of {names}, and one or more "
+            "whole numbers from 1: metrics=[ndcg,recall] ks=[10,50]."
         )
 
 
@@ -298,7 +304,7 @@ def _protocol(task: RankingTask, part: Slice, k: int) -> dict[str, Any]:
     return {
         **task.protocol,
         "candidates": part.candidates,
-        "candidate_items": int(_candidates(task, part.candidates).sum()),
+        "candidate_items": int(candidates_of(task, part.candidates).sum()),
         "seen_filter": bool(task.seen_filter),
         "ties": "item index",
         "k": int(k),
@@ -311,12 +317,14 @@ def _slice_table(part: Sequence[Result], names: Sequence[str]) -> Table:
     models = list(dict.fromkeys(r.model for r in part))
     best = {
         name: max((found[m, name].value for m in models if m != ORACLE and (m, name) in found), default=None)
+        if name.partition("@")[0] not in LIST_METRICS
+        else None
         for name in names
     }
     table = Table(
         title=f"{part[0].split}: {part[0].slice}",
         title_justify="left",
-        caption=_caption(part[0]),
+        caption=_caption(next((r for r in part if r.protocol.get("interval") != NO_INTERVAL), part[0])),
         caption_justify="left",
     )
     table.add_column("model", max_width=16)
@@ -336,9 +344,10 @@ def _cell(result: Result | None, best: float | None) -> Text:
     if result is None:
         return Text("-")
     bold = result.model != ORACLE and result.value == best
-    return Text.assemble(
-        (f"{result.value:.4f}", "bold" if bold else ""), (f"\n{result.low:.3f}-{result.high:.3f}", "dim")
-    )
+    ends = f"\n{result.low:.3f}-{result.high:.3f}"
+    if result.protocol.get("interval") == NO_INTERVAL:
+        ends = ""
+    return Text.assemble((f"{result.value:.4f}", "bold" if bold else ""), (ends, "dim"))
 
 
 def _share(best: float | None, oracle: Result | None) -> str:

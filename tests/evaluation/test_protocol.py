@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from avrec.evaluation.baselines import PopularityScorer, RandomScorer, ScoreMatrixScorer
+from avrec.evaluation.lists import LIST_METRICS, novelty_at_k
 from avrec.evaluation.metrics import METRICS
 from avrec.evaluation.protocol import (
     Result,
@@ -12,9 +13,11 @@ from avrec.evaluation.protocol import (
     fast_metrics,
     read_results,
     results_table,
-    slices_of,
+    user_values,
     write_results,
 )
+from avrec.evaluation.ranking import top_k
+from avrec.evaluation.slices import item_slices, slices_of, user_slices
 
 
 @pytest.fixture
@@ -187,6 +190,78 @@ def test_table_without_oracle_or_with_gaps(task):
     text = printed(results)
     assert "share" not in text
     assert "hit_rate@50" in text
+
+
+def test_list_metrics_stand_beside_the_others(task):
+    scorer, names = RandomScorer(task, 40), ("ndcg", *LIST_METRICS)
+    results = evaluate("random", scorer, task, ks=(2, 3), metrics=names)
+    found, fast = by_name(results), fast_metrics(scorer, task, [f"{name}@3" for name in names])
+    for slice_name, candidates in (("all", range(40)), ("cold_items", range(40)), ("cold_candidates", range(34, 40))):
+        rows = range(60) if slice_name == "all" else range(1, 60, 2)
+        top = top_k(scorer, task, 3, candidates_N=np.isin(np.arange(40), candidates))[rows]
+        coverage = found[slice_name, "coverage@3"]
+        assert coverage.low == coverage.high == coverage.value == len(set(top.ravel()) - {-1}) / len(candidates)
+        assert coverage.protocol["interval"] == "none: one number over all users"
+        novelty = found[slice_name, "novelty@3"]
+        assert novelty.value == pytest.approx(novelty_at_k(top, task.popularity_N).mean())
+        assert novelty.low <= novelty.value <= novelty.high
+        assert novelty.protocol["interval"].startswith("bootstrap")
+        # The others' numbers do not hang on what stands beside them.
+        alone = by_name(evaluate("random", scorer, task, (3,)))[slice_name, "ndcg@3"].as_dict()
+        assert found[slice_name, "ndcg@3"].as_dict() == alone | {
+            end: pytest.approx(alone[end], abs=1e-12) for end in ("low", "high")
+        }
+    assert fast == {name: found["all", name].value for name in fast}
+    assert 0 < found["all", "popularity@3"].value < 1
+    (alone,) = (r for r in evaluate("random", scorer, task, (3,), ("coverage",)) if r.slice == "all")
+    assert alone == found["all", "coverage@3"]
+
+
+def test_table_of_list_metrics_fits_and_has_no_best(task):
+    metrics = ("coverage", "novelty", "popularity", "recall", "ndcg")
+    results = evaluate("random", RandomScorer(task, 40), task, metrics=metrics)
+    results += evaluate("popularity", PopularityScorer(task.popularity_N), task, metrics=metrics)
+    text = printed(results)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    assert "below each value: bootstrap" in " ".join(text.split())
+    console = Console(width=100, force_terminal=True, color_system="standard")
+    with console.capture() as capture:
+        console.print(results_table(results))
+    for metric in ("ndcg@10", "novelty@10", "popularity@10"):
+        best = max(r.value for r in results if (r.slice, r.metric) == ("all", metric))
+        assert (f"\x1b[1m{best:.4f}" in capture.get()) == (metric == "ndcg@10")
+
+
+def test_more_slices_share_the_ranking(task):
+    asked = []
+
+    def scorer(rows):
+        asked.append(len(rows))
+        return RandomScorer(task, 40)(rows)
+
+    slices = user_slices(task, "third", np.arange(60) % 3) + item_slices(task, "half", np.arange(40) // 20)
+    results = evaluate("random", scorer, task, (3, 10), ("ndcg", "coverage", "recall"), slices)
+    own = evaluate("random", RandomScorer(task, 40), task, (3, 10), ("ndcg", "coverage", "recall"))
+    assert results[: len(own)] == own
+    assert sum(asked) == 2 * 60  # all candidates, and the cold ones
+    more = by_name(results[len(own) :])
+    names = [*(f"third: {third}" for third in range(3)), "half: 0", "half: 1"]
+    assert list(more) == [(name, metric) for name in names for metric in ("ndcg@3", "recall@3")]
+    thirds = [more[f"third: {third}", "ndcg@3"] for third in range(3)]
+    whole = by_name(own)["all", "ndcg@3"]
+    assert np.mean([part.value for part in thirds]) == pytest.approx(whole.value)
+    assert [part.users for part in thirds] == [20] * 3
+    assert thirds[0].protocol == whole.protocol
+
+
+def test_values_of_users_are_what_results_are_means_of(task):
+    scorer = RandomScorer(task, 40)
+    values = {part.name: (part, found) for part, found in user_values(scorer, task, metrics=("mrr", "coverage"))}
+    for result in evaluate("random", scorer, task, metrics=("mrr", "coverage")):
+        part, found = values[result.slice]
+        assert found[result.metric].mean() == result.value
+        assert found[result.metric].shape == (() if "coverage" in result.metric else part.rows.shape)
 
 
 def test_two_runs_write_the_same_bytes_and_read_back(task, tmp_path):

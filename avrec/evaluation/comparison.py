@@ -1,0 +1,223 @@
+"""Two runs against each other: the same users, slice by slice, each difference tested and said in words."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from avrec.batch import Array, RankingTask, UserError
+from avrec.evaluation.metrics import METRICS
+from avrec.evaluation.protocol import user_values
+from avrec.evaluation.ranking import Scorer
+from avrec.evaluation.significance import LEVEL, holm, paired_test
+from avrec.evaluation.slices import Slice
+
+
+class Contender(NamedTuple):
+    """A model with the question it answers.
+
+    Attributes:
+        name: to stand in the results.
+        scorer: gives the scores.
+        task: the question.
+        slices: more slices than ``slices_of(task)``.
+    """
+
+    name: str
+    scorer: Scorer
+    task: RankingTask
+    slices: Sequence[Slice] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of two models on one slice.
+
+    Attributes:
+        a: name of the first model.
+        b: name of the second model.
+        split: "val" or "test".
+        slice: name of the slice.
+        metric: such as "ndcg@10".
+        users: how many both were asked for.
+        value_a: the first model's mean over them.
+        value_b: the second model's mean over them.
+        difference: the first minus the second.
+        low: lower end of its bootstrap interval.
+        high: upper end of its bootstrap interval.
+        p: of the two-sided sign-flip test of this slice alone.
+        p_holm: corrected for the number of slices that this metric was compared on.
+    """
+
+    a: str
+    b: str
+    split: str
+    slice: str
+    metric: str
+    users: int
+    value_a: float
+    value_b: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it stands in evaluation.json."""
+        return asdict(self) | {"sentence": self.sentence}
+
+    @property
+    def sentence(self) -> str:
+        """Who is better, by how much and how surely; the p is the corrected one."""
+        place, p = f"on {self.slice} ({self.metric})", "p<.001" if self.p_holm < 0.001 else f"p={_short(self.p_holm)}"
+        if self.p_holm > 1 - LEVEL:
+            size = f"{_short(self.difference, '+')} [{_short(self.low)}, {_short(self.high)}]"
+            return f"{self.a} and {self.b} cannot be told apart {place}: {size}, {p}"
+        better, low, high = (self.a, self.low, self.high) if self.difference > 0 else (self.b, -self.high, -self.low)
+        size = f"{_short(abs(self.difference), '+')} [{_short(low)}, {_short(high)}]"
+        return f"{better} is better {place} by {size}, {p}"
+
+
+def compare(
+    a: Contender, b: Contender, k: int = 10, metrics: Sequence[str] = ("recall", "ndcg", "mrr"), seed: int = 0
+) -> list[Comparison]:
+    """Compare two models user by user on each slice that both have.
+
+    Users are matched by their index in the catalogue; those that only one of the two was asked for are left out.
+
+    Args:
+        a: the first model.
+        b: the second model; its task must ask the same.
+        k: of the metrics.
+        metrics: names; those that are not in ``METRICS`` have no better and are passed over.
+        seed: of the resampling.
+
+    Returns:
+        One comparison per slice and metric, in this order.
+
+    Raises:
+        UserError: the tasks do not ask the same, share no user, or no metric can be compared.
+    """
+    metrics = comparable(metrics)
+    check_same_question((a.name, b.name), a.task, b.task)
+    measured_a, measured_b = (
+        {part.name: (one.task.user_index_E[part.rows], values) for part, values in _values(one, k, metrics)}
+        for one in (a, b)
+    )
+    found = []
+    for name in (name for name in measured_a if name in measured_b):
+        (users_a, values_a), (users_b, values_b) = measured_a[name], measured_b[name]
+        _, rows_a, rows_b = np.intersect1d(users_a, users_b, assume_unique=True, return_indices=True)
+        for metric in values_a if len(rows_a) else ():
+            found.append(_one(a, b, name, metric, values_a[metric][rows_a], values_b[metric][rows_b], seed))
+    return _corrected(found)
+
+
+def comparable(metrics: Sequence[str]) -> list[str]:
+    """The metrics of which more is better.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [name for name in metrics if name in METRICS]
+    if not found:
+        raise UserError(
+            f"metrics={list(metrics)} do not tell which of two models is better. Give some of {', '.join(METRICS)}."
+        )
+    return found
+
+
+def check_same_question(names: tuple[str, str], one: RankingTask, other: RankingTask) -> None:
+    """Refuse to compare answers to different questions.
+
+    Args:
+        names: of the two models.
+        one: what the first is asked.
+        other: what the second is asked.
+
+    Raises:
+        UserError: says in what they differ.
+    """
+    settings = {
+        key: (one.protocol.get(key), other.protocol.get(key)) for key in dict.fromkeys([*one.protocol, *other.protocol])
+    }
+    settings |= {"role": (one.split, other.split), "seen_filter": (one.seen_filter, other.seen_filter)}
+    differ = [f"{key} {mine} and {theirs}" for key, (mine, theirs) in settings.items() if mine != theirs]
+    if not (_equal(one.candidates_N, other.candidates_N) and _equal(one.cold_N, other.cold_N)):
+        differ.append("their candidates")
+    _, rows, others = np.intersect1d(one.user_index_E, other.user_index_E, assume_unique=True, return_indices=True)
+    mine, theirs = one.relevant.take(rows), other.relevant.take(others)
+    if len(rows) == 0:
+        differ.append("their users: none is in both")
+    elif not (_equal(mine.starts, theirs.starts) and _equal(mine.values, theirs.values)):
+        differ.append("what their users are to be found")
+    if differ:
+        raise UserError(
+            f"{names[0]} and {names[1]} are not asked the same: they differ in {'; '.join(differ)}. "
+            "Compare runs of the same catalogue, split and seen filter."
+        )
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """Comparisons of two models to print: a line per slice and metric, the difference bold where it is one."""
+    first = comparisons[0]
+    a, b = escape(first.a), escape(first.b)
+    level = f"{LEVEL:.0%}".replace("%", " %")
+    table = Table(
+        title=f"{first.split}: {a} against {b}",
+        title_justify="left",
+        caption=f"difference: {a} minus {b}, below it its bootstrap interval over users, {level}; "
+        "p: paired sign-flip test, Holm-corrected over the slices",
+        caption_justify="left",
+    )
+    for name in ("slice", "metric", "users", a, b, "difference", "p"):
+        table.add_column(name, justify="left" if name in ("slice", "metric") else "right", max_width=24)
+    for one in comparisons:
+        size = (f"{one.difference:+.4f}", "bold" if one.p_holm <= 1 - LEVEL else "")
+        ends = (f"\n{one.low:+.3f} {one.high:+.3f}", "dim")
+        values = f"{one.users:,}", f"{one.value_a:.4f}", f"{one.value_b:.4f}"
+        table.add_row(escape(one.slice), one.metric, *values, Text.assemble(size, ends), f"{one.p_holm:.4f}")
+    return table
+
+
+def _values(one: Contender, k: int, metrics: Sequence[str]) -> list[tuple[Slice, dict[str, Array]]]:
+    return user_values(one.scorer, one.task, (k,), metrics, one.slices)
+
+
+def _one(a: Contender, b: Contender, name: str, metric: str, a_E: Array, b_E: Array, seed: int) -> Comparison:
+    test = paired_test(a_E, b_E, seed)
+    return Comparison(
+        a=a.name,
+        b=b.name,
+        split=a.task.split,
+        slice=name,
+        metric=metric,
+        users=len(a_E),
+        value_a=float(a_E.mean()),
+        value_b=float(b_E.mean()),
+        **test._asdict(),
+        p_holm=test.p,
+    )
+
+
+def _corrected(found: list[Comparison]) -> list[Comparison]:
+    """The slices of one metric are one family of questions."""
+    corrected: dict[int, float] = {}
+    for metric in dict.fromkeys(one.metric for one in found):
+        family = [place for place, one in enumerate(found) if one.metric == metric]
+        corrected |= dict(zip(family, holm(np.array([found[place].p for place in family])).tolist(), strict=True))
+    return [replace(one, p_holm=corrected[place]) for place, one in enumerate(found)]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return np.array_equal(np.asarray(one), np.asarray(other))
+
+
+def _short(value: float, sign: str = "-") -> str:
+    """Three digits without the leading zero: .012, -.004."""
+    return f"{value:{sign}.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:{sign}.3f}"

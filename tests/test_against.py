@@ -1,0 +1,107 @@
+"""evaluate.py against=: two checkpoints of one catalogue are compared user by user; others are refused first."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from avrec import config, pipeline
+from avrec.batch import UserError
+from evaluate import evaluate, names_of
+
+SMALL = [
+    *("text=none", "vision=none", "audio=none", "logger=none", "trainer.accelerator=cpu", "dim=16"),
+    *("data.num_items=32", "data.num_users=24", "data.num_interactions=240", "datamodule.prepare.workers=0"),
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Makes a checkpoint of untrained weights in a run folder of this name."""
+    shared = tmp_path_factory.mktemp("shared")
+
+    def make(name: str, *overrides: str) -> Path:
+        folder = tmp_path_factory.mktemp("runs") / name
+        places = [f"run_dir={folder}", f"cache_dir={shared}"]
+        with initialize_config_dir(str(config.CONF), version_base="1.3"):
+            cfg = compose("train", overrides=[*SMALL, *places, *overrides])
+        run = pipeline.build(cfg)
+        config.save(cfg, folder / "config.yaml")
+        path = folder / "checkpoints" / "best.ckpt"
+        path.parent.mkdir()
+        torch.save({"state_dict": run.module.state_dict()}, path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def ours(checkpoint: Any) -> Path:
+    return checkpoint("ours")
+
+
+def measured(ckpt: Path, *overrides: str) -> dict[str, Any]:
+    """What evaluation.json says."""
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        evaluate(compose("evaluate", overrides=[f"ckpt={ckpt}", "baselines=[]", "ablation=false", *overrides]))
+    return json.loads((ckpt.parent.parent / "evaluation.json").read_text())
+
+
+def test_two_runs_are_compared(ours: Path, checkpoint: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    alone = measured(ours)
+    assert "comparison" not in alone
+    theirs = checkpoint("theirs", "seed=7", "dim=8")
+    report = measured(ours, f"against={theirs}", "metrics=[ndcg,coverage]", "ks=[3,10]")
+    rival = measured(theirs, "metrics=[ndcg]", "ks=[3]")
+    assert "comparison" not in rival
+    shown = capsys.readouterr().out
+    means = {
+        which: {(r["slice"], r["metric"]): r["value"] for r in results if r["model"] == "avrec"}
+        for which, results in (("value_a", report["results"]), ("value_b", rival["results"]))
+    }
+    slices = dict.fromkeys(result["slice"] for result in report["results"])
+    assert [(one["slice"], one["metric"]) for one in report["comparison"]] == [(name, "ndcg@3") for name in slices]
+    for one in report["comparison"]:
+        assert (one["a"], one["b"]) == ("ours", "theirs")
+        assert 0 < one["p"] <= one["p_holm"] <= 1
+        for which, found in means.items():
+            assert one[which] == found[one["slice"], "ndcg@3"]
+        assert one["sentence"] in shown
+
+
+def test_a_run_against_itself_is_no_different(ours: Path) -> None:
+    for one in measured(ours, f"against={ours}")["comparison"]:
+        assert (one["difference"], one["p"], one["p_holm"]) == (0, 1, 1)
+        assert one["a"] == str(ours)
+
+
+def test_names_tell_checkpoints_apart() -> None:
+    def names(*ends: str) -> tuple[str, ...]:
+        return names_of(*(f"/runs/{end}.ckpt" for end in ends))
+
+    assert names("a/checkpoints/best", "b/checkpoints/best") == ("a", "b")
+    assert names("a/checkpoints/best", "a/checkpoints/last") == ("a/best", "a/last")
+    assert names("s/0/checkpoints/best", "t/0/checkpoints/best") == ("s/0", "t/0")
+    assert names("x/s/0/checkpoints/best", "y/s/0/checkpoints/best")[1] == "/runs/y/s/0/checkpoints/best.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "overrides", "message"),
+    [
+        (["data.seed=1"], [], "was trained on other items, users or interactions than ckpt="),
+        (["datamodule.seen_filter=false"], [], "not asked the same: they differ in seen_filter True and False"),
+        (["split=random"], [], "was trained on other items"),
+        ([], ["metrics=[novelty]"], "do not tell which of two models is better"),
+        (None, [], r"against=.* is not a file\. Give another run's checkpoint"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
+    ours: Path, checkpoint: Any, theirs: list[str] | None, overrides: list[str], message: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(pipeline, "measure", lambda *_: pytest.fail("measured"))
+    other = ours.parent / "missing.ckpt" if theirs is None else checkpoint("theirs", *theirs)
+    with pytest.raises(UserError, match=message):
+        measured(ours, f"against={other}", *overrides)
