@@ -32,7 +32,7 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
     Raises:
         UserError: a checkpoint is missing or does not fit its run, or the two runs cannot be compared.
     """
-    from avrec import config, pipeline
+    from avrec import config, measuring, pipeline
     from avrec.evaluation.protocol import write_results
 
     timing = pipeline.Timing()
@@ -41,20 +41,20 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
         with timing.part("prepare"):
             run = pipeline.of_checkpoint(cfg.ckpt)
             names = run.cfg.evaluation.baselines if cfg.baselines is None else cfg.baselines
-            pipeline.check_baselines(names)
+            measuring.check_baselines(names)
             rival = rival_of(cfg, run) if cfg.against else None
-            baselines = pipeline.Baselines(names, run)
+            baselines = measuring.Baselines(names, run)
         with timing.part("test"):
             trainer = config.build_ranking_trainer(run.cfg)
-            results = pipeline.measure(trainer, run.module, run.data, baselines, cfg.role, cfg.ks, cfg.metrics)
+            results = measuring.measure(trainer, run.module, run.data, baselines, cfg.role, cfg.ks, cfg.metrics)
             if cfg.ablation:
-                results += pipeline.ablate(run.module, run.data, cfg.role, cfg.ks[:1], cfg.metrics)
+                results += measuring.ablate(run.module, run.data, cfg.role, cfg.ks[:1], cfg.metrics)
         with timing.part("compare"):
             comparison = compare(cfg, run, rival) if rival else []
     out = Path(cfg.out) if cfg.out else run_dir / "evaluation.json"
-    summary = pipeline.data_summary(run.data) | pipeline.check_health(run.module, run.data, cfg.role)
+    summary = pipeline.data_summary(run.data) | measuring.check_health(run.module, run.data, cfg.role)
     write_results(out, results, timing.seconds, summary, [one.as_dict() for one in comparison])
-    pipeline.show(results)
+    measuring.show(results)
     show_comparison(comparison)
     if cfg.report:
         pipeline.write_report(run, results, run_dir, out.parent / "report.html", timing, cfg.role)

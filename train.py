@@ -31,7 +31,7 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
     Raises:
         UserError: something that was given cannot work; the message says what to do.
     """
-    from avrec import config, pipeline
+    from avrec import config, measuring, pipeline
     from avrec.evaluation.protocol import write_results
 
     timing = pipeline.Timing()
@@ -45,7 +45,7 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
                 pipeline.check_resumable(cfg, module, data)
             data.prepare_data()
             trainer = config.build_trainer(cfg)
-            baselines = pipeline.Baselines(cfg.evaluation.baselines, run, trainer.strategy.root_device)
+            baselines = measuring.Baselines(cfg.evaluation.baselines, run, trainer.strategy.root_device)
         config.save(cfg, run_dir / "config.yaml")
         with timing.part("fit"):
             trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt)
@@ -55,11 +55,11 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
             pipeline.load_weights(module, data, best)
             log.info("testing the weights with the best %s, %.4f", cfg.monitor, best_value)
         with timing.part("test"):
-            results = pipeline.measure(
+            results = measuring.measure(
                 trainer, module, data, baselines, ks=cfg.evaluation.ks, metrics=cfg.evaluation.metrics
             )
             if cfg.evaluation.ablation:
-                results += pipeline.ablate(module, data, "test", cfg.evaluation.ks[:1], cfg.evaluation.metrics)
+                results += measuring.ablate(module, data, "test", cfg.evaluation.ks[:1], cfg.evaluation.metrics)
         with timing.part("export"):
             # Its imports take seconds, and a mistake in the settings is said sooner without them.
             from avrec.export.item_tower import export_item_tower
@@ -67,14 +67,14 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
             ids = [item.item_id for item in data.catalogue.items]
             export_item_tower(module.item_tower, run_dir / "item_tower", ids, data.trained_N, data.catalogue.text)
             pipeline.write_embeddings(module, data, run_dir / "embeddings")
-    summary = pipeline.data_summary(data) | pipeline.check_health(module, data)
+    summary = pipeline.data_summary(data) | measuring.check_health(module, data)
     write_results(run_dir / "metrics.json", results, timing.seconds, summary)
-    pipeline.show(results)
+    measuring.show(results)
     if cfg.report:
         pipeline.write_report(run, results, run_dir, run_dir / "report.html", timing)
     log.info("%s", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in timing.seconds.items()))
     log.info("run folder: %s", run_dir)
-    metrics = pipeline.by_name(results)
+    metrics = measuring.by_name(results)
     if trainer.logger:
         trainer.logger.log_metrics({f"test/{name}": value for name, value in metrics.items()})
     if best_value is not None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from avrec import config, pipeline
+from avrec import config, measuring, pipeline
 from avrec.batch import UserError
 from evaluate import evaluate, names_of
 
@@ -101,7 +101,7 @@ def test_names_tell_checkpoints_apart() -> None:
 def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
     ours: Path, checkpoint: Any, theirs: list[str] | None, overrides: list[str], message: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(pipeline, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(measuring, "measure", lambda *_: pytest.fail("measured"))
     other = ours.parent / "missing.ckpt" if theirs is None else checkpoint("theirs", *theirs)
     with pytest.raises(UserError, match=message):
         measured(ours, f"against={other}", *overrides)

@@ -20,9 +20,10 @@ ALLOWED = {
     "export": {"towers", "data.media"},
     # Thumbnails are decoded as the catalogue was.
     "report": {"evaluation", "data.media", "data.limits"},
-    # The two that put the pieces together.
+    # The three that put the pieces together.
     "config": {"data", "towers", "training"},
-    "pipeline": {"data", "towers", "evaluation", "training", "report", "config"},
+    "measuring": {"data", "evaluation", "training", "pipeline"},
+    "pipeline": {"data", "towers", "evaluation", "training", "report", "config", "measuring"},
     "__init__": {"export"},
 }
 # Run as commands, so they are entry scripts as train.py and evaluate.py are.
