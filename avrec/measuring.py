@@ -206,17 +206,35 @@ def by_name(results: "Sequence[Result]", model: str = "avrec") -> dict[str, floa
 
 
 def show(results: "Sequence[Result]") -> None:
-    """Print the table, and what share of the scores' variance each modality carries."""
+    """Print the tables: all models on the main slices, then the first ranking metric by slice and by what is hidden."""
     from rich.console import Console
+    from rich.table import Table
 
     from avrec.evaluation.ablation import VARIANCE
     from avrec.evaluation.protocol import results_table
 
     console = Console(width=None if Console().is_terminal else 120)
-    console.print(results_table([result for result in results if not result.metric.startswith(VARIANCE)]))
-    shares = [(r.metric.removeprefix(VARIANCE), r.value) for r in results if r.metric.startswith(VARIANCE)]
+    hidden = [r for r in results if r.model.startswith(("avrec ", "avrec,"))]
+    shares = [r for r in results if r.metric.startswith(VARIANCE)]
+    rest = [r for r in results if r not in hidden and r not in shares]
+    main = [r for r in rest if ":" not in r.slice]
+    console.print(results_table(main))
+    metric = next((r.metric for r in main if r.metric.startswith("ndcg")), main[0].metric)
+    by_slice = [r for r in rest if r.metric == metric and r.model in ("avrec", "popularity")]
+    for title, part in (("by slice", by_slice), ("with modalities hidden", hidden)):
+        cells = {(r.slice, r.model): f"{r.value:.4f}" for r in part if r.metric == metric}
+        rows, columns = (list(dict.fromkeys(key[place] for key in cells)) for place in (0, 1))
+        if title != "by slice":
+            cells = {(model, name): value for (name, model), value in cells.items()}
+            rows, columns = columns, [name for name in rows if ":" not in name]
+        if cells:
+            table = Table("", *columns, title=f"{metric}, {title}", title_justify="left")
+            for row in rows:
+                table.add_row(row, *(cells.get((row, column), "") for column in columns))
+            console.print(table)
     if shares:
-        console.print(f"share of the scores' variance: {', '.join(f'{name} {value:.0%}' for name, value in shares)}")
+        told = ", ".join(f"{r.metric.removeprefix(VARIANCE)} {r.value:.0%}" for r in shares)
+        console.print(f"share of the scores' variance: {told}")
 
 
 def check_health(module: "TwoTowerModule", data: "TwoTowerData", which: str = "test") -> dict[str, Any]:
