@@ -94,12 +94,18 @@ def compare(cfg: "DictConfig", run: "Run", rival: "Run") -> "list[Comparison]":
     from avrec.evaluation.comparison import Contender
     from avrec.evaluation.comparison import compare as compare_users
     from avrec.evaluation.ranking import EmbeddingScorer
+    from avrec.measuring import more_slices
 
     loaders = rival.data.ranking_loaders(cfg.role)
     config.build_ranking_trainer(rival.cfg).test(rival.module, loaders, verbose=False)
     names = names_of(cfg.ckpt, cfg.against)
     contenders = (
-        Contender(name, EmbeddingScorer(one.module.query_ED.cpu(), one.module.item_ND.cpu()), one.data.tasks[cfg.role])
+        Contender(
+            name,
+            EmbeddingScorer(one.module.query_ED.cpu(), one.module.item_ND.cpu()),
+            one.data.tasks[cfg.role],
+            more_slices(one.data, cfg.role),
+        )
         for name, one in zip(names, (run, rival), strict=True)
     )
     return compare_users(*contenders, k=cfg.ks[0], metrics=cfg.metrics)

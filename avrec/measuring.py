@@ -145,11 +145,11 @@ def measure(
     trainer.test(module, data.ranking_loaders(which), verbose=False)
     model = EmbeddingScorer(module.query_ED.cpu(), module.item_ND.cpu())
     scorers = chain([("avrec", model)], baselines.scorers(which))
-    parts = _slices(data, which)
+    parts = more_slices(data, which)
     return [result for name, scorer in scorers for result in evaluate(name, scorer, task, ks, metrics, slices=parts)]
 
 
-def _slices(data: "TwoTowerData", which: str) -> "list[Slice]":
+def more_slices(data: "TwoTowerData", which: str) -> "list[Slice]":
     """Users by history length and by whether training knew them; items by popularity and by what they have."""
     from avrec.evaluation.slices import decile_labels, item_slices, length_labels, present_labels, user_slices
 
