@@ -57,7 +57,8 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
     measuring.show(results)
     show_comparison(comparison)
     if cfg.report:
-        pipeline.write_report(run, results, run_dir, out.parent / "report.html", timing, cfg.role)
+        page = out.parent / ("report.html" if cfg.role == "test" else f"report_{cfg.role}.html")
+        pipeline.write_report(run, results, run_dir, page, timing, cfg.role)
     print(f"written: {out}", file=sys.stderr)
     return results
 

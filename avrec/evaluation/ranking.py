@@ -61,7 +61,9 @@ class EmbeddingScorer:
         return scores_BN
 
 
-def top_k(scorer: Scorer, task: RankingTask, k: int, chunk: int = 512, candidates_N: Array | None = None) -> Array:
+def top_k(
+    scorer: Scorer, task: RankingTask, k: int, chunk: int | None = None, candidates_N: Array | None = None
+) -> Array:
     """The k best items of every evaluated user, best first; ties stand in the order of item index, lowest first.
 
     Exact: equal scores at the k-th place are decided by item index too, which ``torch.topk`` alone leaves open.
@@ -71,7 +73,8 @@ def top_k(scorer: Scorer, task: RankingTask, k: int, chunk: int = 512, candidate
         scorer: gives the scores of the users asked for.
         task: whom to rank for; its seen items are left out where it has the seen filter.
         k: places, at least 1.
-        chunk: users scored at a time (a multiple of 256 suits ``EmbeddingScorer``).
+        chunk: users scored at a time (a multiple of 256 suits ``EmbeddingScorer``); by default 512, or 256 for more
+            than half a million items.
         candidates_N: True where the item may be ranked; by default ``task.candidates_N``.
 
     Returns:
@@ -81,6 +84,8 @@ def top_k(scorer: Scorer, task: RankingTask, k: int, chunk: int = 512, candidate
         UserError: k or chunk below 1, shapes that do not fit the task, or a candidate's score is NaN.
     """
     candidates_N = task.candidates_N if candidates_N is None else np.asarray(candidates_N, dtype=bool)
+    if chunk is None:
+        chunk = 512 if len(candidates_N) <= 2**19 else 256
     if k < 1 or chunk < 1:
         raise UserError(f"k is {k} and chunk is {chunk}; both must be at least 1.")
     if candidates_N.shape != task.candidates_N.shape:
