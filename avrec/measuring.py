@@ -210,23 +210,21 @@ def show(results: "Sequence[Result]") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from avrec.evaluation.ablation import VARIANCE
+    from avrec.evaluation.ablation import VARIANCE, apart
     from avrec.evaluation.protocol import results_table
 
     console = Console(width=None if Console().is_terminal else 120)
-    hidden = [r for r in results if r.model.startswith(("avrec ", "avrec,"))]
-    shares = [r for r in results if r.metric.startswith(VARIANCE)]
-    rest = [r for r in results if r not in hidden and r not in shares]
-    main = [r for r in rest if ":" not in r.slice]
+    rest, hidden, shares = apart(results)
+    main = [r for r in rest if not r.of_label]
     console.print(results_table(main))
     metric = next((r.metric for r in main if r.metric.startswith("ndcg")), main[0].metric)
     by_slice = [r for r in rest if r.metric == metric and r.model in ("avrec", "popularity")]
-    for title, part in (("by slice", by_slice), ("with modalities hidden", hidden)):
+    for title, part in (("by slice", by_slice), ("with modalities hidden", [r for r in hidden if not r.of_label])):
         cells = {(r.slice, r.model): f"{r.value:.4f}" for r in part if r.metric == metric}
         rows, columns = (list(dict.fromkeys(key[place] for key in cells)) for place in (0, 1))
         if title != "by slice":
             cells = {(model, name): value for (name, model), value in cells.items()}
-            rows, columns = columns, [name for name in rows if ":" not in name]
+            rows, columns = columns, rows
         if cells:
             table = Table("", *columns, title=f"{metric}, {title}", title_justify="left")
             for row in rows:

@@ -200,6 +200,7 @@ def write_report(
         which: the split.
     """
     try:
+        from avrec.evaluation.ablation import apart
         from avrec.report.facts import gather
         from avrec.report.material import Material
         from avrec.report.page import write
@@ -209,7 +210,7 @@ def write_report(
         material = Material(
             name=run_dir.name,
             task=task,
-            results=results,
+            results=apart(results).whole,
             query_ED=run.module.query_ED,
             item_ND=run.module.item_ND,
             history=Ragged(known.starts, known.item).take(task.user_index_E),

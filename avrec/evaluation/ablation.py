@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -65,6 +66,23 @@ def ablation(
             )
         )
     return results
+
+
+class Parts(NamedTuple):
+    """Results apart: the models side by side, the model with modalities hidden, and the shares of variance."""
+
+    whole: list[Result]
+    hidden: list[Result]
+    shares: list[Result]
+
+
+def apart(results: Sequence[Result]) -> Parts:
+    """Take what ``ablation`` adds out of a run's results: it is the model once more, and no baseline."""
+    parts = Parts([], [], [])
+    for result in results:
+        is_share, is_hidden = result.metric.startswith(VARIANCE), result.model.startswith(("avrec ", "avrec,"))
+        (parts.shares if is_share else parts.hidden if is_hidden else parts.whole).append(result)
+    return parts
 
 
 def _scores(query_ED: Tensor, item_ND: Tensor, candidates_N: Array) -> Tensor:

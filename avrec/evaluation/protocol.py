@@ -49,6 +49,11 @@ class Result:
     users: int
     protocol: dict[str, Any]
 
+    @property
+    def of_label(self) -> bool:
+        """Its slice is one of many, by a label of users or items."""
+        return ": " in self.slice
+
     def as_dict(self) -> dict[str, Any]:
         """As it stands in metrics.json."""
         return asdict(self)

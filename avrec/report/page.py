@@ -77,9 +77,9 @@ def write(facts: Facts, path: Path) -> None:
 
 
 def tables(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """A table per slice: models as rows, metrics as columns."""
+    """A table per slice that is none of many: models as rows, metrics as columns."""
     found = []
-    for name in dict.fromkeys(r.slice for r in results):
+    for name in dict.fromkeys(r.slice for r in results if not r.of_label):
         part = [r for r in results if r.slice == name]
         title, meaning = SLICES.get(name, (name, ""))
         # A phone shows two columns; the first is what the headline is about.

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from avrec.evaluation.ablation import VARIANCE, ablation
+from avrec.evaluation.ablation import VARIANCE, ablation, apart
+from avrec.evaluation.protocol import evaluate
+from avrec.evaluation.ranking import EmbeddingScorer
 
 
 @pytest.fixture
@@ -48,3 +50,19 @@ def test_variance_is_per_user_so_that_what_shifts_all_scores_carries_none(make_t
 
     shares = {r.metric: r.value for r in ablation(embed, ["text", "audio"], make_task([[0]] * 6, 4)) if "/" in r.metric}
     assert shares["score_variance/audio"] < shares["score_variance/text"]
+
+
+def test_the_model_with_something_hidden_is_no_baseline(planted):
+    embed, task, _ = planted
+    whole = evaluate("avrec", EmbeddingScorer(*embed(np.ones(2, bool))), task, (10,), ("ndcg",))
+    ablated = ablation(embed, ["text", "audio"], task)
+    parts = apart([*whole, *ablated])
+    assert parts.whole == whole
+    assert {r.model for r in parts.hidden} == {
+        "avrec without text",
+        "avrec without audio",
+        "avrec, text alone",
+        "avrec, audio alone",
+    }
+    assert [r.metric for r in parts.shares] == ["score_variance/text", "score_variance/audio"]
+    assert len(parts.hidden) + len(parts.shares) == len(ablated)
