@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from avrec.evaluation.comparison import Comparison
+    from avrec.measuring import Asked
     from avrec.pipeline import Run
 
 
@@ -44,11 +45,13 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
             measuring.check_baselines(names)
             rival = rival_of(cfg, run) if cfg.against else None
             baselines = measuring.Baselines(names, run)
+            asked = asked_of(cfg, run)
+            measuring.read_columns(run.data, asked)
         with timing.part("test"):
             trainer = config.build_ranking_trainer(run.cfg)
-            results = measuring.measure(trainer, run.module, run.data, baselines, cfg.role, cfg.ks, cfg.metrics)
+            results = measuring.measure(trainer, run.module, run.data, baselines, asked)
             if cfg.ablation:
-                results += measuring.ablate(run.module, run.data, cfg.role, cfg.ks[:1], cfg.metrics)
+                results += measuring.ablate(run.module, run.data, asked)
         with timing.part("compare"):
             comparison = compare(cfg, run, rival) if rival else []
     out = Path(cfg.out) if cfg.out else run_dir / "evaluation.json"
@@ -61,6 +64,15 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
         pipeline.write_report(run, results, run_dir, page, timing, cfg.role)
     print(f"written: {out}", file=sys.stderr)
     return results
+
+
+def asked_of(cfg: "DictConfig", run: "Run") -> "Asked":
+    """What this command asks, and for what it leaves open, what the run asked."""
+    from avrec.measuring import Asked
+
+    return Asked.of(
+        run.cfg.evaluation, cfg.role, ks=cfg.ks, metrics=cfg.metrics, slices=cfg.slices, candidates=cfg.candidates
+    )
 
 
 def rival_of(cfg: "DictConfig", run: "Run") -> "Run":
@@ -105,7 +117,7 @@ def compare(cfg: "DictConfig", run: "Run", rival: "Run") -> "list[Comparison]":
             name,
             EmbeddingScorer(one.module.query_ED.cpu(), one.module.item_ND.cpu()),
             one.data.tasks[cfg.role],
-            more_slices(one.data, cfg.role),
+            more_slices(one.data, asked_of(cfg, run)),
         )
         for name, one in zip(names, (run, rival), strict=True)
     )

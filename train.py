@@ -55,11 +55,10 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
             pipeline.load_weights(module, data, best)
             log.info("testing the weights with the best %s, %.4f", cfg.monitor, best_value)
         with timing.part("test"):
-            results = measuring.measure(
-                trainer, module, data, baselines, ks=cfg.evaluation.ks, metrics=cfg.evaluation.metrics
-            )
+            asked = measuring.Asked.of(cfg.evaluation)
+            results = measuring.measure(trainer, module, data, baselines, asked)
             if cfg.evaluation.ablation:
-                results += measuring.ablate(module, data, "test", cfg.evaluation.ks[:1], cfg.evaluation.metrics)
+                results += measuring.ablate(module, data, asked)
         with timing.part("export"):
             # Its imports take seconds, and a mistake in the settings is said sooner without them.
             from avrec.export.item_tower import export_item_tower

@@ -336,6 +336,8 @@ class RankingTask:
         popularity_N: interactions known when the ranking is asked for (the histories'), float64.
         protocol: the split's settings as they go into every result, JSON-able.
         dropped: counts of rows and users left out, by reason.
+        relevant_time: when each of ``relevant.values`` was first chosen in this role, in the log's time; empty where
+            nothing is known.
     """
 
     split: str
@@ -348,6 +350,7 @@ class RankingTask:
     popularity_N: Array
     protocol: dict[str, Any]
     dropped: dict[str, int] = field(default_factory=dict)
+    relevant_time: Array = field(default_factory=lambda: np.zeros(0))
 
     def __len__(self) -> int:
         return len(self.user_index_E)

@@ -1,9 +1,10 @@
 """Measuring a model: the ranking of a split, the baselines beside it, ablation and health."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,33 @@ if TYPE_CHECKING:
     from avrec.training.module import TwoTowerModule
 
 log = logging.getLogger(__name__)
+CLOCK = 1e8
+"""Times below it (1973, in Unix seconds) are an order, not a clock."""
+
+
+class Asked(NamedTuple):
+    """What is to be measured.
+
+    Attributes:
+        which: the split, val or test.
+        ks: of the metrics.
+        metrics: their names.
+        slices: columns to measure by, ``items.COLUMN`` or ``users.COLUMN``.
+        candidates: by column of the items, the value or values that a further table's candidates have.
+    """
+
+    which: str
+    ks: Sequence[int]
+    metrics: Sequence[str]
+    slices: Sequence[str]
+    candidates: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, evaluation: Any, which: str = "test", **instead: Any) -> "Asked":
+        """What a config's ``evaluation`` asks, but for what is given instead of it (and is not None)."""
+        given = {name: value for name, value in instead.items() if value is not None}
+        found = {name: evaluation.get(name) or () for name in ("ks", "metrics", "slices")}
+        return cls(**{"which": which, "candidates": evaluation.get("candidates") or {}, **found, **given})
 
 
 class Validate:
@@ -29,20 +57,31 @@ class Validate:
     Args:
         task: the validation task.
         metrics: names such as ``ndcg@10``.
+
+    Raises:
+        UserError: diversity is among them.
     """
 
     def __init__(self, task: RankingTask, metrics: Sequence[str]) -> None:
+        if any("diversity" in name for name in metrics):
+            raise UserError(
+                "evaluation.validate: diversity is only measured at the end. Give it in evaluation.metrics."
+            )
         self.task = task
         self.metrics = list(metrics)
+        self.before_ND: Tensor | None = None
 
     def __call__(self, query_ED: "Tensor", item_ND: "Tensor") -> dict[str, float]:
         """Metrics of these embeddings, under ``val/``, and ``health/``."""
-        from avrec.evaluation.health import health_of
+        from avrec.evaluation.health import drift, health_of
         from avrec.evaluation.protocol import fast_metrics
         from avrec.evaluation.ranking import EmbeddingScorer
 
         metrics = fast_metrics(EmbeddingScorer(query_ED, item_ND), self.task, self.metrics)
         health = health_of(query_ED, item_ND, *_pairs(self.task))
+        if self.before_ND is not None and len(self.before_ND) == len(item_ND):
+            health |= drift(self.before_ND, item_ND.cpu())
+        self.before_ND = item_ND.detach().cpu()
         return {
             **{f"val/{name}": value for name, value in metrics.items()},
             **{f"health/{name}": value for name, value in health.items()},
@@ -72,7 +111,7 @@ class Baselines:
     Args:
         names: some of ``NAMES``.
         run: prepared. A source with ``true_scores`` has an oracle, which stands beside them too.
-        device: where the untrained encoders run, now, for content-kNN.
+        device: where the untrained encoders run, for content-kNN.
     """
 
     NAMES = ("popularity", "recent_popularity", "random", "item_knn", "ease", "content_knn")
@@ -82,10 +121,22 @@ class Baselines:
         self.names = list(names)
         self.source = run.source
         self.data = run.data
-        self.content = {}
-        if "content_knn" in self.names:
-            self.content = run.untrained.to(device).encode_alone(run.data.item_batches())
-            run.untrained.to("cpu")
+        self.untrained = run.untrained
+        self.device = device
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """What the untrained encoders tell of the items, by modality."""
+        content = self.untrained.to(self.device).encode_alone(self.data.item_batches())
+        self.untrained.to("cpu")
+        return content
+
+    @property
+    def vectors_ND(self) -> Array | None:
+        """What the items are, by all modalities together; None where no encoder reads content."""
+        from avrec.evaluation.neighbours import content_vectors
+
+        return content_vectors([*self.content.values()], self.data.trained_N).numpy() if self.content else None
 
     def scorers(self, which: str) -> "Iterator[tuple[str, Scorer]]":
         """One after another, so that only one is in memory."""
@@ -126,13 +177,7 @@ class Baselines:
 
 
 def measure(
-    trainer: "pl.Trainer",
-    module: "TwoTowerModule",
-    data: "TwoTowerData",
-    baselines: Baselines,
-    which: str = "test",
-    ks: Sequence[int] = (10, 50),
-    metrics: Sequence[str] = ("recall", "ndcg", "mrr"),
+    trainer: "pl.Trainer", module: "TwoTowerModule", data: "TwoTowerData", baselines: Baselines, asked: Asked
 ) -> "list[Result]":
     """Rank the whole catalogue for each user of a split: the model, and the baselines beside it.
 
@@ -141,41 +186,103 @@ def measure(
     from avrec.evaluation.protocol import evaluate
     from avrec.evaluation.ranking import EmbeddingScorer
 
-    task = data.tasks[which]
-    trainer.test(module, data.ranking_loaders(which), verbose=False)
+    task = data.tasks[asked.which]
+    trainer.test(module, data.ranking_loaders(asked.which), verbose=False)
     model = EmbeddingScorer(module.query_ED.cpu(), module.item_ND.cpu())
-    scorers = chain([("avrec", model)], baselines.scorers(which))
-    parts = more_slices(data, which)
-    return [result for name, scorer in scorers for result in evaluate(name, scorer, task, ks, metrics, slices=parts)]
+    vectors_ND = baselines.vectors_ND if "diversity" in asked.metrics else None
+    scorers = chain([("avrec", model)], baselines.scorers(asked.which))
+    parts = more_slices(data, asked)
+    return [
+        result
+        for name, scorer in scorers
+        for result in evaluate(name, scorer, task, asked.ks, asked.metrics, parts, vectors_ND)
+    ]
 
 
-def more_slices(data: "TwoTowerData", which: str) -> "list[Slice]":
-    """Users by history length and by whether training knew them; items by popularity and by what they have."""
-    from avrec.evaluation.slices import decile_labels, item_slices, length_labels, present_labels, user_slices
+def more_slices(data: "TwoTowerData", asked: Asked) -> "list[Slice]":
+    """The asked candidates; users by history length and by whether training knew them; items by popularity and by
+    what they have; what was chosen by how long after; and whatever columns are asked for.
+
+    Raises:
+        UserError: a column is not there, or candidates that nobody looks for.
+    """
+    from avrec.evaluation import slices as by
 
     assert data.items is not None
-    task, known = data.tasks[which], data.known(which)
+    task, known = data.tasks[asked.which], data.known(asked.which)
     trained_E = data.train_sequences.lengths()[task.user_index_E] > 0
     content = {name: found.present_N for name, found in data.items.content.items() if name != "identity"}
+    since, label_J = _days_since(data, asked.which)
     slices = [
-        *user_slices(task, "history_length", length_labels(np.diff(known.starts)[task.user_index_E])),
-        *user_slices(task, "user", np.where(trained_E, "known", "new")),
-        *item_slices(task, "popularity", decile_labels(task)),
+        *by.user_slices(task, "history_length", by.length_labels(np.diff(known.starts)[task.user_index_E])),
+        *by.user_slices(task, "user", np.where(trained_E, "known", "new")),
+        *by.item_slices(task, "popularity", by.decile_labels(task)),
+        *(by.target_slices(task, since, label_J) if since else ()),
     ]
     if content:
-        slices += item_slices(task, "present", present_labels(np.stack([*content.values()], axis=1), [*content]))
+        labels = by.present_labels(np.stack([*content.values()], axis=1), [*content])
+        slices += by.item_slices(task, "present", labels)
+    columns, candidates_of = read_columns(data, asked)
+    for name, labels in columns.items():
+        if name.startswith("users."):
+            slices += by.user_slices(task, name, [labels[user] for user in task.user_index_E])
+        else:
+            slices += by.item_slices(task, name, labels)
+    if candidates_of:
+        wanted = {name: values for name, (values, _) in candidates_of.items()}
+        slices.insert(
+            0, by.candidate_slice(task, wanted, {name: labels for name, (_, labels) in candidates_of.items()})
+        )
     return slices
 
 
-def ablate(
-    module: "TwoTowerModule", data: "TwoTowerData", which: str, ks: Sequence[int], metrics: Sequence[str]
-) -> "list[Result]":
-    """The model with modalities hidden; every item is encoded once, and fused anew."""
+def read_columns(data: "TwoTowerData", asked: Asked) -> tuple[dict[str, Any], dict[str, tuple[list[str], Any]]]:
+    """The columns to measure by: labels by name; and of the candidates, the wanted values and the items' labels.
+
+    Raises:
+        UserError: there is no such column, or it has too many values.
+    """
+    from avrec.data.columns import column, kinds
+
+    if isinstance(asked.slices, str) or not isinstance(asked.candidates, Mapping):
+        raise UserError(
+            f"slices={asked.slices} candidates={asked.candidates} cannot be read. Give a list of columns and values by "
+            "column: slices=[users.country,items.genre] 'candidates={region: EU}'."
+        )
+    slices = {name: kinds(data.catalogue, name, "evaluation.slices") for name in asked.slices}
+    candidates = {}
+    for name, given in asked.candidates.items():
+        each = [given] if isinstance(given, str | int | float) else list(given)
+        values = [value if isinstance(value, str) else f"{value:g}" for value in each]
+        candidates[name] = values, column(data.catalogue, f"items.{name}", "evaluation.candidates")
+    return slices, candidates
+
+
+def _days_since(data: "TwoTowerData", which: str) -> tuple[str, list[str]]:
+    """How long after the split, or where each user has its own, after the user's last known interaction."""
+    from avrec.evaluation.slices import day_labels
+
+    task, known = data.tasks[which], data.known(which)
+    if not len(task.relevant_time) or np.median(task.relevant_time) < CLOCK:
+        return "", []
+    cut = task.protocol.get(f"{which}_from")
+    users = np.repeat(task.user_index_E, np.diff(task.relevant.starts))
+    if cut is not None:
+        return "days_since_split", day_labels((task.relevant_time - cut) / 86400)
+    ends, empty = known.starts[users + 1], np.diff(known.starts)[users] == 0
+    last_J = np.where(empty, np.nan, np.append(known.time, np.nan)[ends - 1])
+    return "days_since_last", day_labels((task.relevant_time - last_J) / 86400)
+
+
+def ablate(module: "TwoTowerModule", data: "TwoTowerData", asked: Asked) -> "list[Result]":
+    """The model with modalities hidden, at the first k; every item is encoded once, and fused anew."""
     import torch
 
     from avrec.evaluation.ablation import ablation
+    from avrec.evaluation.metrics import METRICS
 
     tower, training = module.item_tower, module.training
+    metrics = [metric for metric in asked.metrics if metric in METRICS] or ["ndcg"]
     module.eval()
 
     def on_device(batches: Any) -> Iterator[Any]:
@@ -187,11 +294,11 @@ def ablate(
 
         def embed(keep_M: Array) -> "tuple[Tensor, Tensor]":
             item_ND = tower.fuse(values_NMD, present_NM & torch.from_numpy(keep_M).to(present_NM.device))
-            users = on_device(data.user_batches(which))
+            users = on_device(data.user_batches(asked.which))
             queries = [module.score.scale(module.user_tower.last(batch, item_ND)) for batch in users]
             return torch.cat(queries).cpu(), item_ND.cpu()
 
-        results = ablation(embed, tower.modalities, data.tasks[which], ks, metrics)
+        results = ablation(embed, tower.modalities, data.tasks[asked.which], asked.ks[:1], metrics)
     module.train(training)
     return results
 
@@ -237,10 +344,15 @@ def show(results: "Sequence[Result]") -> None:
 
 def check_health(module: "TwoTowerModule", data: "TwoTowerData", which: str = "test") -> dict[str, Any]:
     """The health of a measured model for metrics.json; what is off is said in words, too."""
-    from avrec.evaluation.health import health_of, warnings_of
+    from avrec.evaluation.health import calibration, health_of, popularity_bias, warnings_of
 
-    health: dict[str, Any] = health_of(module.query_ED, module.item_ND, *_pairs(data.tasks[which]))
-    warnings = warnings_of(health, module.item_ND.shape[1])
+    task, query_ED, item_ND = data.tasks[which], module.query_ED.cpu(), module.item_ND.cpu()
+    health: dict[str, Any] = health_of(query_ED, item_ND, *_pairs(task))
+    health |= popularity_bias(query_ED, item_ND, task)
+    health["temperature"] = float(module.score.temperature)
+    if getattr(module.objective, "promises_probabilities", False):
+        health |= calibration(query_ED, item_ND, float(module.score.bias), task)
+    warnings = warnings_of(health, item_ND.shape[1])
     for warning in warnings:
         log.warning("health: %s", warning)
     return {"health": {**health, "warnings": warnings}}

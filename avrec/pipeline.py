@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from avrec.batch import Ragged, UserError
-from avrec.measuring import Validate, check_baselines
+from avrec.measuring import Asked, Validate, check_baselines, read_columns
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -65,6 +65,7 @@ def build(cfg: "DictConfig") -> Run:
     check_settings(cfg)
     source = config.build_source(cfg)
     data = config.build_data(cfg, source)
+    read_columns(data, Asked.of(cfg.evaluation))
     # Not sooner: it takes seconds, and a mistake in the data is said before.
     import pytorch_lightning as pl
 

@@ -1,15 +1,20 @@
 """avrec.measuring: which baselines stand beside a model, and what they know."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from avrec import pipeline
+from avrec.batch import UserError
 from avrec.evaluation import neighbours
-from avrec.measuring import Baselines
+from avrec.evaluation.baselines import RandomScorer
+from avrec.evaluation.protocol import evaluate
+from avrec.measuring import Asked, Baselines, more_slices, read_columns
 
 
 @pytest.fixture
@@ -51,3 +56,48 @@ def test_too_many_items_leave_out_what_needs_a_square_of_them(run: Any, monkeypa
     assert "ease" not in names
     assert "random" in names
     assert "baseline ease is left out for 32 items" in caplog.text
+
+
+def test_measuring_by_columns_candidates_and_time(run: Any) -> None:
+    data = run.data
+    task, log = data.tasks["test"], data.catalogue.log
+    themes = data.catalogue.item_columns.columns
+    regions = pl.DataFrame({"region": ["EU|UK", "US"] * (len(data.catalogue.items) // 2)})
+    data.catalogue = replace(data.catalogue, item_columns=regions, user_columns=data.catalogue.user_columns)
+    asked = Asked("test", [10], ["ndcg", "diversity"], ["items.region"], {"region": ["UK"]})
+    found = {part.name: part for part in more_slices(data, asked)}
+    assert found["region=UK"].candidates_N.tolist() == [True, False] * (len(data.catalogue.items) // 2), themes
+    assert {"items.region: EU", "items.region: UK", "items.region: US"} <= set(found)
+    # Time since the split, against a loop over the log's rows.
+    cut = task.protocol["test_from"]
+    days = {name: part for name, part in found.items() if name.startswith("days_since_split")}
+    assert days
+    expected = set()
+    for user, item in zip(*(values[data.split.role == 2] for values in (log.user, log.item)), strict=True):
+        first = log.time[(log.user == user) & (log.item == item) & (data.split.role == 2)].min()
+        if item in task.relevant[np.flatnonzero(task.user_index_E == user)[0]] if user in task.user_index_E else ():
+            expected.add((int(user), int(item), (first - cut) / 86400))
+    for name, part in days.items():
+        low, _, high = name.partition(": ")[2].partition("-")
+        wanted = {(user, item) for user, item, day in expected if int(low) <= day < float(high or "inf")}
+        users = task.user_index_E[part.rows]
+        assert {(int(u), int(i)) for place, u in enumerate(users) for i in part.relevant[place]} == wanted
+    vectors_ND = Baselines([], run).vectors_ND
+    results = evaluate(
+        "random", RandomScorer(task, len(regions)), task, [10], asked.metrics, found.values(), vectors_ND
+    )
+    assert {r.metric for r in results if r.slice == "region=UK"} == {"ndcg@10", "diversity@10"}
+    assert {r.protocol["candidate_items"] for r in results if r.slice == "region=UK"} == {len(regions) // 2}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"slices": ["items.nothing"]}, "evaluation.slices: there is no column items.nothing"),
+        ({"slices": "items.theme"}, "cannot be read. Give a list of columns"),
+        ({"candidates": {"region": "EU"}}, "evaluation.candidates: there is no column items.region"),
+    ],
+)
+def test_columns_that_are_not_there_are_refused(run: Any, asked: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_columns(run.data, Asked.of({"ks": [10], "metrics": ["ndcg"], **asked}))

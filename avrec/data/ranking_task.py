@@ -52,7 +52,7 @@ def ranking_task(log: Interactions, split: Split, which: str, num_items: int, se
         seen_before = np.isin(pair, pair[earlier])
         dropped["already_seen"] = int((asked & seen_before).sum())
         asked &= ~seen_before
-    distinct = np.unique(pair[asked])
+    distinct, first = np.unique(pair[asked], return_index=True)
     dropped["repeated"] = int(asked.sum() - len(distinct))
     dropped["history_held_out"] = int(earlier.sum() - known.sum())
     dropped["history_too_new"] = int(known.sum() - history_rows(log, split, which).sum())
@@ -75,4 +75,5 @@ def ranking_task(log: Interactions, split: Split, which: str, num_items: int, se
         popularity_N=np.bincount(log.item[known], minlength=num_items).astype(np.float64),
         protocol=dict(split.protocol),
         dropped=dropped,
+        relevant_time=log.time[asked][first] if log.has_time else np.zeros(0),
     )

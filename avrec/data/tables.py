@@ -61,6 +61,8 @@ class Catalogue:
         steps: what cleaning the log did: name, rows before, rows after.
         label_name: the items column that sorts them into a few kinds, as a genre does; empty: there is none.
         labels: each item's kind, by item index; empty where unknown.
+        item_columns: what else the items table has, by item index.
+        user_columns: what else the users table has, by user index.
     """
 
     root: Path
@@ -76,6 +78,8 @@ class Catalogue:
     steps: list[dict[str, Any]] = field(default_factory=list)
     label_name: str = ""
     labels: list[str] = field(default_factory=list)
+    item_columns: pl.DataFrame = field(default_factory=pl.DataFrame)
+    user_columns: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     def has(self, modality: str) -> bool:
         """True where some item names content of this modality."""
@@ -295,15 +299,15 @@ def labels_of(items: pl.DataFrame) -> tuple[str, list[str]]:
     return "", []
 
 
-def encode_user_columns(users: pl.DataFrame | None, user_ids: list[str]) -> tuple[Array, list[int], Array]:
-    """Code text columns and standardise numeric ones, in the order of ``user_ids``.
+def encode_user_columns(aligned: pl.DataFrame) -> tuple[Array, list[int], Array]:
+    """Code text columns and standardise numeric ones.
+
+    Args:
+        aligned: a row per user of the log; the first column is its id.
 
     Returns:
         Codes (users, C) int64 with 0 for missing, number of codes per column, numbers (users, R) float32.
     """
-    if users is None:
-        return np.zeros((len(user_ids), 0), np.int64), [], np.zeros((len(user_ids), 0), np.float32)
-    aligned = pl.DataFrame({"user_id": user_ids}).join(users, on="user_id", how="left", maintain_order="left")
     codes: list[Array] = []
     sizes: list[int] = []
     numbers: list[Array] = []
@@ -326,7 +330,7 @@ def encode_user_columns(users: pl.DataFrame | None, user_ids: list[str]) -> tupl
             code = {"": 0, **{name: i for i, name in enumerate(known, start=1)}}
             codes.append(np.asarray([code[name] for name in names.to_list()], np.int64))
             sizes.append(len(known) + 1)
-    return _columns(codes, len(user_ids), np.int64), sizes, _columns(numbers, len(user_ids), np.float32)
+    return _columns(codes, len(aligned), np.int64), sizes, _columns(numbers, len(aligned), np.float32)
 
 
 def _columns(arrays: list[Array], rows: int, dtype: Any) -> Array:

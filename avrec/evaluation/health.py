@@ -1,14 +1,24 @@
 """Is a model well? Numbers that fall ill before the metrics do, and what they mean in words."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from avrec.batch import Array, UserError
+from avrec.batch import Array, RankingTask, UserError
+from avrec.evaluation.lists import popularity_at_k
+from avrec.evaluation.ranking import EmbeddingScorer, top_k
 
 SAMPLE = 4096
 """Rows that pairwise numbers are taken over, evenly spread: their cost grows with the square."""
 COLLAPSED = 0.1
 ALIKE = 0.9
+OFF = 2.0
+"""A factor between promised and observed choices that is too large."""
+FASHION = 0.25
+"""How much more popular than what people choose, as a percentile, recommendations may be."""
+BIASED_K = 10
+_BINS = 121
+_CHUNK = 512
 
 
 def effective_rank(vectors_ND: Tensor) -> float:
@@ -83,6 +93,70 @@ def health_of(query_ED: Tensor, item_ND: Tensor, user_P: Array, item_P: Array) -
     return found
 
 
+def drift(before_ND: Tensor, item_ND: Tensor) -> dict[str, float]:
+    """How far the catalogue's embeddings have moved from one validation to the next.
+
+    ``item_drift`` is 1 minus the mean cosine of each item with itself before; ``item_norm_drift`` the change of the
+    mean norm, as a share of what it was. Large numbers late in training: what is stored of the items is soon old.
+
+    >>> drift(torch.eye(2), 3 * torch.eye(2))
+    {'item_drift': 0.0, 'item_norm_drift': 2.0}
+    """
+    cosine = torch.nn.functional.cosine_similarity(before_ND.double(), item_ND.double(), dim=1)
+    norms = [float(vectors.double().norm(dim=1).mean()) for vectors in (before_ND, item_ND)]
+    return {"item_drift": 1 - float(cosine.mean()), "item_norm_drift": norms[1] / max(norms[0], 1e-12) - 1}
+
+
+def popularity_bias(query_ED: Tensor, item_ND: Tensor, task: RankingTask) -> dict[str, float]:
+    """How popular the first ten recommended items are, and the items that the users chose: mean percentiles."""
+    top_EK = top_k(EmbeddingScorer(query_ED, item_ND), task, BIASED_K)
+    chosen_J1 = task.relevant.values[:, None]
+    return {
+        name: float(popularity_at_k(items, task.popularity_N, task.candidates_N).mean())
+        for name, items in (("recommended_popularity", top_EK), ("chosen_popularity", chosen_J1))
+    }
+
+
+def calibration(query_ED: Tensor, item_ND: Tensor, bias: float, task: RankingTask) -> dict[str, float]:
+    """Whether σ(score) is the probability that it promises: that an item is what the user chooses next.
+
+    Each user chooses once; who chose several relevant items, each of them in part. Over the candidates that a user
+    has not seen:
+
+    - ``calibration_ratio``: what is promised, the sum of σ(score), by what is observed. 1 is right, 2 promises twice
+      as many choices as there are.
+    - ``calibration_error``: the share of the promised and the observed mass that would have to move between scores
+      for both to agree, in bins one unit of score wide: 0 (right) to 1. The expected calibration error of Naeini et
+      al. (2015), with bins in log-odds since nearly all probabilities are near 0, by the total mass.
+
+    Args:
+        query_ED: queries, divided by the temperature.
+        item_ND: item embeddings.
+        bias: of the score.
+        task: the question.
+    """
+    share_J = np.repeat(1 / np.diff(task.relevant.starts), np.diff(task.relevant.starts))
+    promised, observed = torch.zeros(_BINS, dtype=torch.float64), torch.zeros(_BINS, dtype=torch.float64)
+    candidates_N = torch.from_numpy(np.asarray(task.candidates_N, dtype=bool))
+    scorer = EmbeddingScorer(query_ED, item_ND)
+    for start in range(0, len(task), _CHUNK):
+        rows = np.arange(start, min(start + _CHUNK, len(task)))
+        score_BN = scorer(rows) + bias
+        bin_BN = (score_BN.round().long() + _BINS // 2).clamp(0, _BINS - 1)
+        mass_BN = score_BN.double().sigmoid() * candidates_N
+        seen, relevant = task.seen.take(rows), task.relevant.take(rows)
+        mass_BN[np.repeat(np.arange(len(rows)), np.diff(seen.starts)), seen.values] = 0
+        promised += torch.bincount(bin_BN.flatten(), mass_BN.flatten(), minlength=_BINS)
+        found_J = bin_BN[np.repeat(np.arange(len(rows)), np.diff(relevant.starts)), relevant.values]
+        shares_J = torch.from_numpy(share_J[task.relevant.starts[start] : task.relevant.starts[rows[-1] + 1]])
+        observed += torch.bincount(found_J, shares_J, minlength=_BINS)
+    total = promised.sum() + observed.sum()
+    return {
+        "calibration_ratio": float(promised.sum() / observed.sum()),
+        "calibration_error": float((promised - observed).abs().sum() / total),
+    }
+
+
 def warnings_of(health: dict[str, float], dim: int) -> list[str]:
     """What is off, in words.
 
@@ -103,6 +177,18 @@ def warnings_of(health: dict[str, float], dim: int) -> list[str]:
                 f"{plural} point nearly the same way ({alike:.2f} of 1): they are hardly told apart. Train longer, or "
                 "look for content that is the same for all."
             )
+    ratio = health.get("calibration_ratio", 1.0)
+    if not 1 / OFF <= ratio <= OFF:
+        said.append(
+            f"σ(score) promises {ratio:.2g} times the choices that are observed: rank by it, but do not read it as a "
+            "probability."
+        )
+    recommended, chosen = (health.get(f"{name}_popularity", 0.0) for name in ("recommended", "chosen"))
+    if recommended - chosen > FASHION:
+        said.append(
+            f"recommended items are more popular (percentile {recommended:.0%}) than those that people choose "
+            f"({chosen:.0%}). Weigh the positives by popularity, or look at the cold items' metrics."
+        )
     return said
 
 

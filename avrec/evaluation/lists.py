@@ -11,8 +11,8 @@ import numpy as np
 
 from avrec.batch import Array, UserError
 
-ListMetric = Callable[[Array, Array, Array], Array]
-"""``(top_EK, candidates_N, popularity_N) -> values``: per list, or one number of all lists (shape ``()``)."""
+ListMetric = Callable[[Array, Array, Array, Array | None], Array]
+"""``(top_EK, candidates_N, popularity_N, item_ND) -> values``: per list, or one number of all lists (shape ``()``)."""
 
 
 def coverage_at_k(top_EK: Array, candidates_N: Array) -> float:
@@ -108,7 +108,7 @@ def popularity_at_k(top_EK: Array, popularity_N: Array, candidates_N: Array) -> 
     return _mean(top_EK, (below_N + upto_N) / 2 / max(1, len(ordered)))
 
 
-def diversity_at_k(top_EK: Array, item_ND: Array) -> Array:
+def diversity_at_k(top_EK: Array, item_ND: Array | None) -> Array:
     """How unlike each other the items of a list are: 1 minus their mean cosine.
 
     ``diversity@k = 1 - mean over pairs of the list of cosine(item, item)``
@@ -120,15 +120,23 @@ def diversity_at_k(top_EK: Array, item_ND: Array) -> Array:
 
     >>> vectors = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     >>> diversity_at_k(np.array([[0, 1], [0, 2], [0, 3], [0, -1]]), vectors).tolist()
-    [0.0, 1.0, 2.0, nan]
+    [0.0, 1.0, 2.0, 0.0]
 
     Args:
         top_EK: item indices, -1 where there is none.
         item_ND: a vector per item.
 
     Returns:
-        0 to 2, float64, (E,); NaN where the list has fewer than two items: leave those out of a mean.
+        0 to 2, float64, (E,); 0 where the list has fewer than two items.
+
+    Raises:
+        UserError: there are no vectors.
+
+    Reference:
+        Ziegler et al., Improving recommendation lists through topic diversification (WWW 2005): intra-list similarity.
     """
+    if item_ND is None:
+        raise UserError("diversity compares what items are, and no encoder here reads content. Leave it out.")
     item_ND = np.asarray(item_ND, dtype=np.float64)
     unit_ND = item_ND / np.maximum(np.linalg.norm(item_ND, axis=1, keepdims=True), 1e-300)
     square_N = np.square(unit_ND).sum(axis=1)
@@ -139,14 +147,15 @@ def diversity_at_k(top_EK: Array, item_ND: Array) -> Array:
         sum_ED[there_E] += unit_ND[top_E[there_E]]
         own_E[there_E] += square_N[top_E[there_E]]
     lengths_E = (top_EK >= 0).sum(axis=1)
-    pairs_E = np.where(lengths_E > 1, lengths_E * (lengths_E - 1.0), np.nan)
-    return 1.0 - (np.square(sum_ED).sum(axis=1) - own_E) / pairs_E
+    pairs_E = np.maximum(lengths_E * (lengths_E - 1.0), 1.0)
+    return np.where(lengths_E > 1, 1.0 - (np.square(sum_ED).sum(axis=1) - own_E) / pairs_E, 0.0)
 
 
 LIST_METRICS: dict[str, ListMetric] = {
-    "coverage": lambda top_EK, candidates_N, _: np.asarray(coverage_at_k(top_EK, candidates_N)),
-    "novelty": lambda top_EK, _, popularity_N: novelty_at_k(top_EK, popularity_N),
-    "popularity": lambda top_EK, candidates_N, popularity_N: popularity_at_k(top_EK, popularity_N, candidates_N),
+    "coverage": lambda top_EK, candidates_N, *_: np.asarray(coverage_at_k(top_EK, candidates_N)),
+    "novelty": lambda top_EK, _, popularity_N, __: novelty_at_k(top_EK, popularity_N),
+    "diversity": lambda top_EK, _, __, item_ND: diversity_at_k(top_EK, item_ND),
+    "popularity": lambda top_EK, candidates_N, popularity_N, _: popularity_at_k(top_EK, popularity_N, candidates_N),
 }
 """Metric name, as it stands before the ``@`` of "coverage@10", to function."""
 

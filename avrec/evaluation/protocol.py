@@ -16,7 +16,7 @@ from avrec.evaluation.lists import LIST_METRICS
 from avrec.evaluation.metrics import METRICS
 from avrec.evaluation.ranking import Scorer, find_hits, top_k
 from avrec.evaluation.significance import LEVEL, SAMPLES, bootstrap_intervals
-from avrec.evaluation.slices import Slice, candidates_of, slices_of
+from avrec.evaluation.slices import Slice, slices_of
 
 ORACLE = "oracle"
 NO_INTERVAL = "none: one number over all users"
@@ -74,6 +74,7 @@ def evaluate(
     ks: Sequence[int] = (10, 50),
     metrics: Sequence[str] = ("recall", "ndcg", "mrr"),
     slices: Sequence[Slice] = (),
+    item_ND: Array | None = None,
 ) -> list[Result]:
     """Rank the catalogue for every user of the task and measure all slices, each number with its interval.
 
@@ -84,8 +85,9 @@ def evaluate(
         ks: the k of the metrics; the catalogue is ranked once for the largest.
         metrics: names from ``METRICS`` and ``LIST_METRICS``. "coverage" is one number over all users: its ends are
             its value, and its protocol says so.
-        slices: more slices than ``slices_of(task)``, for which only the metrics of ``METRICS`` at the first k are
-            measured.
+        slices: more slices than ``slices_of(task)``; of labelled ones, only the metrics of ``METRICS`` at the first
+            k are measured.
+        item_ND: what "diversity" compares: vectors of what the items are, the same for every model.
 
     Returns:
         One result per slice, k and metric, in this order.
@@ -95,7 +97,7 @@ def evaluate(
     """
     return [
         result
-        for part, values in user_values(scorer, task, ks, metrics, slices)
+        for part, values in user_values(scorer, task, ks, metrics, slices, item_ND)
         for result in _results(model, task, part, values)
     ]
 
@@ -106,6 +108,7 @@ def user_values(
     ks: Sequence[int] = (10, 50),
     metrics: Sequence[str] = ("recall", "ndcg", "mrr"),
     slices: Sequence[Slice] = (),
+    item_ND: Array | None = None,
 ) -> list[tuple[Slice, dict[str, Array]]]:
     """What ``evaluate`` takes means of: each metric for each user.
 
@@ -115,6 +118,7 @@ def user_values(
         ks: the k of the metrics.
         metrics: their names.
         slices: more slices than ``slices_of(task)``.
+        item_ND: what "diversity" compares.
 
     Returns:
         For each slice, by the metric's name such as "ndcg@10", the values of its users in the order of its rows,
@@ -124,18 +128,21 @@ def user_values(
         UserError: an unknown metric, a k below 1, or a task without users.
     """
     check_metrics(metrics, ks)
-    own = slices_of(task)
     wanted = [(metric, k) for k in ks for metric in metrics]
     # Lists say little of slices that are many and small, and the table of each is kept to one line per model.
     fewer = [(metric, ks[0]) for metric in metrics if metric in METRICS]
-    parts = [(part, wanted) for part in own] + [(part, fewer) for part in slices if fewer]
+    parts = [(part, fewer if part.of_label else wanted) for part in (*slices_of(task), *slices)]
     rankings = {
-        name: top_k(scorer, task, max(ks), candidates_N=candidates_of(task, name))
-        for name in dict.fromkeys(part.candidates for part, _ in parts)
+        name: top_k(scorer, task, max(ks), candidates_N=candidates_N)
+        for name, candidates_N in {part.candidates: part.candidates_N for part, _ in parts}.items()
     }
     return [
-        (part, {f"{m}@{k}": values for (m, k), values in _per_user(rankings[part.candidates], part, task, asked)})
+        (
+            part,
+            {f"{m}@{k}": values for (m, k), values in _per_user(rankings[part.candidates], part, task, asked, item_ND)},
+        )
         for part, asked in parts
+        if asked
     ]
 
 
@@ -239,17 +246,21 @@ def read_results(path: str | Path) -> Report:
 
 
 def _per_user(
-    top_EK: Array, part: Slice, task: RankingTask, wanted: Sequence[tuple[str, int]]
+    top_EK: Array,
+    part: Slice,
+    task: RankingTask,
+    wanted: Sequence[tuple[str, int]],
+    item_ND: Array | None = None,
 ) -> Iterator[tuple[tuple[str, int], Array]]:
     """Each wanted metric for each of the slice's users."""
     top_EK = top_EK[part.rows]
     hits_EK = find_hits(top_EK, part.relevant, len(task.candidates_N))
-    relevant_E, candidates_N = np.diff(part.relevant.starts), candidates_of(task, part.candidates)
+    relevant_E, candidates_N = np.diff(part.relevant.starts), part.candidates_N
     for metric, k in wanted:
         if metric in METRICS:
             yield (metric, k), METRICS[metric](hits_EK[:, :k], relevant_E)
         else:
-            yield (metric, k), LIST_METRICS[metric](top_EK[:, :k], candidates_N, task.popularity_N)
+            yield (metric, k), LIST_METRICS[metric](top_EK[:, :k], candidates_N, task.popularity_N, item_ND)
 
 
 def _results(model: str, task: RankingTask, part: Slice, values: Mapping[str, Array]) -> Iterator[Result]:
@@ -309,7 +320,7 @@ def _protocol(task: RankingTask, part: Slice, k: int) -> dict[str, Any]:
     return {
         **task.protocol,
         "candidates": part.candidates,
-        "candidate_items": int(candidates_of(task, part.candidates).sum()),
+        "candidate_items": int(part.candidates_N.sum()),
         "seen_filter": bool(task.seen_filter),
         "ties": "item index",
         "k": int(k),

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +21,25 @@ class Slice:
     """A part of a task: some of its users, some of their relevant items, some of the candidates.
 
     Attributes:
-        name: "all", "cold_items" or "cold_candidates"; of labelled slices such as "history_length: 1-5".
+        name: "all", "cold_items" or "cold_candidates"; of candidates that share a value, "region=EU"; of labelled
+            slices such as "history_length: 1-5".
         rows: row numbers of its users in the task.
         relevant: for each of these users, the relevant items that count here, at least one.
-        candidates: "all", "cold", or "some" where the task leaves warm items out; slices of the same candidates
-            share one ranking.
+        candidates: "all", "cold", "some" where the task leaves warm items out, or "region=EU"; slices of the same
+            candidates share one ranking.
+        candidates_N: True where the item is one of them.
     """
 
     name: str
     rows: Array
     relevant: Ragged
     candidates: str
+    candidates_N: Array
+
+    @property
+    def of_label(self) -> bool:
+        """Whether it is one of many, by a label of users or items."""
+        return ": " in self.name
 
 
 def slices_of(task: RankingTask) -> list[Slice]:
@@ -50,22 +58,41 @@ def slices_of(task: RankingTask) -> list[Slice]:
             f"the {task.split} split has no users to rank for (left out: {task.dropped or 'none'}); at least one is "
             "needed. Widen the split or loosen its filters."
         )
-    candidates = _kind(task)
-    whole = Slice("all", np.arange(len(task)), task.relevant, candidates)
-    rows, relevant = _restricted(task.relevant, np.asarray(task.cold_N, dtype=bool))
-    if len(rows) == 0 or candidates == "cold":
+    cold_N = np.asarray(task.cold_N, dtype=bool)
+    whole = _slice(task, "all", np.arange(len(task)), task.relevant)
+    rows, relevant = _restricted(task.relevant, cold_N)
+    if len(rows) == 0 or whole.candidates == "cold":
         return [whole]
-    return [
-        whole,
-        Slice("cold_items", rows, relevant, candidates),
-        Slice("cold_candidates", rows, relevant, "cold"),
-    ]
+    among = Slice("cold_candidates", rows, relevant, "cold", whole.candidates_N & cold_N)
+    return [whole, _slice(task, "cold_items", rows, relevant), among]
 
 
-def candidates_of(task: RankingTask, name: str) -> Array:
-    """True where an item is among the candidates of that name (``Slice.candidates``), bool, (N,)."""
-    every_N = np.asarray(task.candidates_N, dtype=bool)
-    return every_N & task.cold_N if name == "cold" else every_N
+def candidate_slice(task: RankingTask, wanted: Mapping[str, Sequence[str]], label_N: Mapping[str, Any]) -> Slice:
+    """The task among the items that have certain values: those of a region, say.
+
+    Args:
+        task: the question.
+        wanted: by column, the values that an item may have; it must have one of every column's.
+        label_N: by column, each item's value, or a tuple of values.
+
+    Returns:
+        The users who have a relevant item among these candidates, asked for those.
+
+    Raises:
+        UserError: no user has one.
+    """
+    keep_N = np.asarray(task.candidates_N, dtype=bool).copy()
+    for column, values in wanted.items():
+        allowed = {str(value) for value in values}
+        keep_N &= np.fromiter((bool(allowed & _labels(given)) for given in label_N[column]), bool, len(keep_N))
+    name = ", ".join(f"{column}={'|'.join(str(value) for value in values)}" for column, values in wanted.items())
+    rows, relevant = _restricted(task.relevant, keep_N)
+    if len(rows) == 0:
+        raise UserError(
+            f"evaluation.candidates: {name} leaves {int(keep_N.sum())} candidates, and no user of the {task.split} "
+            "split is looking for one of them. Give other values."
+        )
+    return Slice(name, rows, relevant, name, keep_N)
 
 
 def user_slices(task: RankingTask, name: str, label_E: Any) -> list[Slice]:
@@ -83,11 +110,10 @@ def user_slices(task: RankingTask, name: str, label_E: Any) -> list[Slice]:
     Raises:
         UserError: not one label per evaluated user.
     """
-    codes_E, labels = _coded(label_E, len(task), f"{name}: evaluated users")
     slices = []
-    for code, label in enumerate(labels):
-        rows = np.flatnonzero(codes_E == code)
-        slices.append(Slice(f"{name}: {label}", rows, task.relevant.take(rows), _kind(task)))
+    for label, rows_E in _by_label(label_E, len(task), f"{name}: evaluated users").items():
+        rows = np.flatnonzero(rows_E)
+        slices.append(_slice(task, f"{name}: {label}", rows, task.relevant.take(rows)))
     return _large(slices)
 
 
@@ -110,12 +136,28 @@ def item_slices(task: RankingTask, name: str, label_N: Any) -> list[Slice]:
     Raises:
         UserError: not one label per item.
     """
-    codes_N, labels = _coded(label_N, len(task.candidates_N), f"{name}: items")
-    slices = []
-    for code, label in enumerate(labels):
-        rows, relevant = _restricted(task.relevant, codes_N == code)
-        slices.append(Slice(f"{name}: {label}", rows, relevant, _kind(task)))
-    return _large(slices)
+    labels = _by_label(label_N, len(task.candidates_N), f"{name}: items")
+    parts = ((label, *_restricted(task.relevant, keep_N)) for label, keep_N in labels.items())
+    return _large([_slice(task, f"{name}: {label}", rows, relevant) for label, rows, relevant in parts])
+
+
+def target_slices(task: RankingTask, name: str, label_J: Any) -> list[Slice]:
+    """Split what is to be found by a label of each (user, relevant item) pair: how long ago it happened, say.
+
+    Args:
+        task: the question.
+        name: what the labels tell; slices are called "name: label".
+        label_J: one label per value of ``task.relevant``.
+
+    Returns:
+        As ``item_slices``.
+
+    Raises:
+        UserError: not one label per pair.
+    """
+    labels = _by_label(label_J, len(task.relevant.values), f"{name}: relevant items")
+    parts = ((label, *_kept(task.relevant, keep_J)) for label, keep_J in labels.items())
+    return _large([_slice(task, f"{name}: {label}", rows, relevant) for label, rows, relevant in parts])
 
 
 def length_labels(length_E: Any, ends: Sequence[int] = (5, 20, 50)) -> list[str]:
@@ -131,6 +173,23 @@ def length_labels(length_E: Any, ends: Sequence[int] = (5, 20, 50)) -> list[str]
     starts = [1, *(end + 1 for end in ends)]
     names = ["0", *(f"{a}-{b}" for a, b in zip(starts, ends, strict=False)), f"{starts[-1]}-"]
     return [names[place] for place in np.searchsorted(starts, np.asarray(length_E), side="right")]
+
+
+def day_labels(days_J: Any, ends: Sequence[int] = (1, 7, 30, 90)) -> list[str]:
+    """Labels of times by range; what is not known has none.
+
+    >>> day_labels([0.0, 1.0, 6.9, 400.0, float("nan")])
+    ['0-1', '1-7', '1-7', '90-', '']
+
+    Args:
+        days_J: days, at least 0.
+        ends: where each range but the open one ends, and the next begins.
+    """
+    starts = [0, *ends]
+    names = [*(f"{a}-{b}" for a, b in zip(starts, ends, strict=False)), f"{starts[-1]}-", ""]
+    days_J = np.asarray(days_J, dtype=np.float64)
+    places = np.where(np.isnan(days_J), len(ends) + 1, np.searchsorted(ends, days_J, side="right"))
+    return [names[place] for place in places]
 
 
 def decile_labels(task: RankingTask) -> list[str]:
@@ -173,37 +232,51 @@ def present_labels(present_NM: Array, modalities: Sequence[str]) -> list[str]:
     return [names[which] for which in which_N.reshape(-1).tolist()]
 
 
-def _kind(task: RankingTask) -> str:
-    """What the task's own candidates are called."""
-    every_N = candidates_of(task, "all")
-    return "all" if every_N.all() else "some" if (every_N & ~np.asarray(task.cold_N, dtype=bool)).any() else "cold"
+def _slice(task: RankingTask, name: str, rows: Array, relevant: Ragged) -> Slice:
+    """A slice of the task's own candidates."""
+    every_N = np.asarray(task.candidates_N, dtype=bool)
+    warm = (every_N & ~np.asarray(task.cold_N, dtype=bool)).any()
+    return Slice(name, rows, relevant, "all" if every_N.all() else "some" if warm else "cold", every_N)
 
 
 def _restricted(relevant: Ragged, keep_N: Array) -> tuple[Array, Ragged]:
     """The rows that have a kept item, and their kept items."""
-    kept = keep_N[relevant.values]
-    before = np.concatenate([[0], np.cumsum(kept)])
+    return _kept(relevant, keep_N[relevant.values])
+
+
+def _kept(relevant: Ragged, kept_J: Array) -> tuple[Array, Ragged]:
+    before = np.concatenate([[0], np.cumsum(kept_J)])
     starts = before[relevant.starts]
     rows = np.flatnonzero(np.diff(starts))
-    return rows, Ragged(np.append(starts[rows], starts[-1]), relevant.values[kept])
+    return rows, Ragged(np.append(starts[rows], starts[-1]), relevant.values[kept_J])
 
 
 def _large(slices: list[Slice]) -> list[Slice]:
     return [part for part in slices if len(part.rows) >= FEWEST]
 
 
-def _coded(labels: Any, expected: int, what: str) -> tuple[Array, list[str]]:
-    """Each label's place among the distinct ones (-1: no label), and the distinct ones in order."""
+def _by_label(labels: Any, expected: int, what: str) -> dict[str, Array]:
+    """By label, in order: True where the row has it."""
     given = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
     if len(given) != expected:
         raise UserError(
             f"{what}: {len(given)} labels were given for {expected}; there must be one for each, "
             "with None for those that have none."
         )
-    texts = ["" if label is None or (isinstance(label, float) and math.isnan(label)) else str(label) for label in given]
-    distinct = sorted(set(texts) - {""}, key=_natural)
-    place = {"": -1} | {label: code for code, label in enumerate(distinct)}
-    return np.fromiter((place[text] for text in texts), dtype=np.int64, count=len(texts)), distinct
+    found: dict[str, list[int]] = {}
+    for row, label in enumerate(given):
+        for name in _labels(label):
+            found.setdefault(name, []).append(row)
+    masks = {name: np.zeros(expected, dtype=bool) for name in sorted(found, key=_natural)}
+    for name, mask in masks.items():
+        mask[found[name]] = True
+    return masks
+
+
+def _labels(given: Any) -> set[str]:
+    """The names of a label, or of a tuple of labels; None, NaN and "" are none."""
+    each = given if isinstance(given, tuple) else (given,)
+    return {str(one) for one in each if not (one is None or one == "" or (isinstance(one, float) and math.isnan(one)))}
 
 
 def _natural(label: str) -> list[tuple[int, str]]:

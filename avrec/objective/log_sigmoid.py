@@ -43,6 +43,8 @@ class LogSigmoid(nn.Module):
             )
         self.beta = beta
         self.zero_weight = zero_weight
+        # Else σ(score) is another number, which only ranks.
+        self.promises_probabilities = beta == 1 and zero_weight == 1
 
     def forward(self, pairs: Pairs) -> Float[Tensor, ""]:
         """The loss of a batch."""

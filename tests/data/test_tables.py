@@ -162,17 +162,17 @@ def test_text_is_joined_in_order_or_put_into_a_template(fields, texts):
 def test_user_columns():
     users = pl.DataFrame(
         {
-            "user_id": ["b", "stranger", "a", "c"],
-            "plan": ["pro", "zero", None, "free"],
-            "age": [20, 99, 40, None],
-            "constant": [5.0, 5.0, 5.0, 5.0],
+            "user_id": ["a", "b", "c", "not in users"],
+            "plan": [None, "pro", "free", None],
+            "age": [40, 20, None, None],
+            "constant": [5.0, 5.0, 5.0, None],
             "empty": pl.Series([None] * 4, dtype=pl.Float64),
             "nothing": pl.Series([None] * 4, dtype=pl.Null),
-            "adult": [True, True, False, None],
+            "adult": [False, True, None, None],
         }
     )
-    codes, sizes, numbers = encode_user_columns(users, ["a", "b", "c", "not in users"])
-    # Categorical: plan, nothing, adult. Codes are sorted; a user whom nobody asks for gives none.
+    codes, sizes, numbers = encode_user_columns(users)
+    # Categorical: plan, nothing, adult. Codes are sorted.
     assert codes.tolist() == [[0, 0, 1], [2, 0, 2], [1, 0, 0], [0, 0, 0]]
     assert codes.dtype == np.int64
     assert sizes == [3, 1, 3]
@@ -182,14 +182,14 @@ def test_user_columns():
 
 
 def test_no_user_table():
-    codes, sizes, numbers = encode_user_columns(None, ["a", "b"])
+    codes, sizes, numbers = encode_user_columns(pl.DataFrame({"user_id": ["a", "b"]}))
     assert (codes.shape, sizes, numbers.shape) == ((2, 0), [], (2, 0))
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_numbers_that_are_none_count_as_missing(value):
     users = pl.DataFrame({"user_id": ["a", "b", "c"], "age": [1.0, value, 3.0]})
-    np.testing.assert_allclose(encode_user_columns(users, ["a", "b", "c"])[2], [[-1], [0], [1]])
+    np.testing.assert_allclose(encode_user_columns(users)[2], [[-1], [0], [1]])
 
 
 def test_files_stay_inside(tmp_path):

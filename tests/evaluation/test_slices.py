@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from avrec.batch import UserError
 from avrec.evaluation.slices import (
-    candidates_of,
+    candidate_slice,
     decile_labels,
     item_slices,
     length_labels,
     present_labels,
     slices_of,
+    target_slices,
     user_slices,
 )
 
@@ -112,6 +113,52 @@ def test_patterns_of_modalities(rng):
 
 
 def test_candidates_by_name(make_task):
-    task = make_task([[0]], 4, cold_N=np.array([0, 0, 1, 1], bool), candidates_N=np.array([1, 1, 1, 0], bool))
-    assert candidates_of(task, "some").tolist() == [True, True, True, False]
-    assert candidates_of(task, "cold").tolist() == [False, False, True, False]
+    cold_N, candidates_N = np.array([0, 0, 1, 1], bool), np.array([1, 1, 1, 0], bool)
+    whole, _, among = slices_of(make_task([[0, 2]], 4, cold_N=cold_N, candidates_N=candidates_N))
+    assert (whole.candidates, whole.candidates_N.tolist()) == ("some", [True, True, True, False])
+    assert (among.candidates, among.candidates_N.tolist()) == ("cold", [False, False, True, False])
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_a_region_equals_a_loop(make_task, seed):
+    rng = np.random.default_rng(seed)
+    task = random_task(make_task, seed)
+    region = [tuple(rng.permutation(["EU", "UK", "US"])[: rng.integers(0, 3)]) for _ in range(15)]
+    kind = rng.choice(["film", "series"], 15).tolist()
+    allowed = [bool({"EU", "UK"} & set(region[item])) and kind[item] == "film" for item in range(15)]
+    wanted = {user: items for user in range(30) if (items := [i for i in task.relevant[user].tolist() if allowed[i]])}
+    asked = {"region": ["EU", "UK"], "kind": ["film"]}, {"region": region, "kind": kind}
+    if not wanted:
+        with pytest.raises(UserError, match="no user of the test split is looking for"):
+            candidate_slice(task, *asked)
+        return
+    part = candidate_slice(task, *asked)
+    assert (part.name, part.candidates, part.of_label) == ("region=EU|UK, kind=film",) * 2 + (False,)
+    assert part.candidates_N.tolist() == allowed
+    assert {user: part.relevant[place].tolist() for place, user in enumerate(part.rows.tolist())} == wanted
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None)
+def test_target_slices_equal_a_loop(make_task, seed):
+    task = random_task(make_task, seed)
+    labels = np.random.default_rng(seed).choice(["0-1", "1-7", ""], len(task.relevant.values)).tolist()
+    found = {part.name: part for part in target_slices(task, "days", labels)}
+    for name in ("0-1", "1-7"):
+        wanted = {}
+        for user in range(30):
+            start = int(task.relevant.starts[user])
+            if items := [i for j, i in enumerate(task.relevant[user].tolist()) if labels[start + j] == name]:
+                wanted[user] = items
+        part = found.pop(f"days: {name}", None)
+        assert (part is None) == (len(wanted) < 5)
+        if part is not None:
+            assert {user: part.relevant[place].tolist() for place, user in enumerate(part.rows.tolist())} == wanted
+    assert not found
+
+
+def test_a_row_of_several_labels_is_in_the_slice_of_each(make_task):
+    task = make_task([[0], [1]] * 5, 2)
+    found = {part.name: part.rows.tolist() for part in item_slices(task, "genre", [("a", "b"), ("b",)])}
+    assert found == {"genre: a": [0, 2, 4, 6, 8], "genre: b": list(range(10))}

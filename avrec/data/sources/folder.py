@@ -126,8 +126,8 @@ class FolderSource:
         items = items.filter(pl.Series(log.kept_N))
         text = self._text_fields(items)
         label_name, labels = labels_of(items)
-        users = None if tables.users is None else self._users(tables.users)
-        categories, sizes, numbers = encode_user_columns(users, log.user_ids)
+        users = self._users(tables.users, log.user_ids)
+        categories, sizes, numbers = encode_user_columns(users)
         logger.info("%s: %d items, %d users, %d interactions", self.root, len(items), len(log.user_ids), len(log.rows))
         return Catalogue(
             root=self.root,
@@ -146,6 +146,8 @@ class FolderSource:
             steps=[asdict(step) for step in log.steps],
             label_name=label_name,
             labels=labels,
+            item_columns=items.drop("item_id", *TEXT_COLUMNS, *FILE_COLUMNS, strict=False),
+            user_columns=users.drop("user_id"),
         )
 
     # ---- items
@@ -201,11 +203,15 @@ class FolderSource:
                 published_N[known.to_numpy()] = seconds
         return published_N
 
-    def _users(self, table: Table) -> pl.DataFrame:
+    def _users(self, table: Table | None, user_ids: list[str]) -> pl.DataFrame:
+        """A row per user of the log."""
+        everyone = pl.DataFrame({"user_id": user_ids}, schema={"user_id": pl.String})
+        if table is None:
+            return everyone
         users = table.need(["user_id"]).collect()
         ids = ids_of(users, "user_id", table.path)
         check_unique(ids, "user_id", table.path)
-        return users.with_columns(user_id=ids)
+        return everyone.join(users.with_columns(user_id=ids), on="user_id", how="left", maintain_order="left")
 
     # ---- the log
 

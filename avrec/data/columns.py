@@ -1,0 +1,73 @@
+"""Columns of the items and users tables as labels, to measure parts of a catalogue apart."""
+
+import re
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from avrec.batch import UserError
+from avrec.data.tables import MOST_KINDS, Catalogue
+
+QUARTERS = 4
+Labels = tuple[str, ...]
+
+
+def column(catalogue: Catalogue, name: str, what: str) -> list[Labels]:
+    """Each row's values in a column: those of a list such as ``Action|Comedy`` apart, none where it is empty.
+
+    Args:
+        catalogue: knows the tables.
+        name: ``items.COLUMN`` or ``users.COLUMN``.
+        what: the key that the name was given under, for the message.
+
+    Raises:
+        UserError: there is no such column.
+    """
+    table, _, own = name.partition(".")
+    tables = {"items": catalogue.item_columns, "users": catalogue.user_columns}
+    if table not in tables or own not in tables[table].columns:
+        have = [f"{known}.{c}" for known, frame in tables.items() for c in frame.columns]
+        raise UserError(
+            f"{what}: there is no column {name}. Give one of {', '.join(have)}."
+            if have
+            else f"{what}: there is no column {name}. The items and users tables have none to measure by."
+        )
+    values = tables[table][own]
+    if values.dtype == pl.List(pl.String):
+        return [tuple(row or ()) for row in values.to_list()]
+    if values.dtype.is_nested():
+        raise UserError(f"{what}: {name} holds {values.dtype}. Name a column of text or numbers.")
+    if values.dtype.is_numeric():
+        values = values.cast(pl.Float64).map_elements(lambda number: f"{number:g}", pl.String)
+    texts = values.cast(pl.String, strict=False).fill_null("").to_list()
+    return [tuple(part for part in (p.strip() for p in re.split(r"[|,;/]", text)) if part) for text in texts]
+
+
+def kinds(catalogue: Catalogue, name: str, what: str) -> list[Labels]:
+    """As ``column``, but few enough different values to make slices: numbers of many values by quarters.
+
+    Raises:
+        UserError: there is no such column, or it has too many different values.
+    """
+    labels = column(catalogue, name, what)
+    distinct = {label for row in labels for label in row}
+    if len(distinct) <= MOST_KINDS:
+        return labels
+    frame = catalogue.item_columns if name.startswith("items.") else catalogue.user_columns
+    values = frame[name.partition(".")[2]]
+    if not values.dtype.is_numeric():
+        raise UserError(
+            f"{what}: {name} has {len(distinct)} different values, and at most {MOST_KINDS} can be measured apart. "
+            "Name another column, or add one to the table that sorts its rows into fewer kinds."
+        )
+    return _quarters(values.cast(pl.Float64).fill_null(np.nan).to_numpy())
+
+
+def _quarters(value_N: Any) -> list[Labels]:
+    known = value_N[np.isfinite(value_N)]
+    ends = np.unique(np.quantile(known, np.arange(1, QUARTERS) / QUARTERS))
+    between = [f"{low:g} to {high:g}" for low, high in zip(ends, ends[1:], strict=False)]
+    names = [f"up to {ends[0]:g}", *between, f"above {ends[-1]:g}"]
+    places = np.searchsorted(ends, value_N, side="left").tolist()
+    return [(names[place],) if known else () for place, known in zip(places, np.isfinite(value_N), strict=True)]
