@@ -4,6 +4,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from avrec.batch import Array, Ragged, RankingTask, UserError
 
@@ -67,7 +68,8 @@ def top_k(
     """The k best items of every evaluated user, best first; ties stand in the order of item index, lowest first.
 
     Exact: equal scores at the k-th place are decided by item index too, which ``torch.topk`` alone leaves open.
-    Memory is O(chunk x N); the result does not depend on ``chunk``.
+    Memory is O(chunk x N); the result does not depend on ``chunk``. Where torch.distributed is initialised, every
+    process must call this with the same scorer and task: each ranks every n-th chunk, and all get the whole result.
 
     Args:
         scorer: gives the scores of the users asked for.
@@ -92,14 +94,23 @@ def top_k(
         raise UserError(f"candidates have shape {candidates_N.shape}; the catalogue's is {task.candidates_N.shape}.")
     columns = _Columns(candidates_N)
     top_EK = np.full((len(task), k), -1, dtype=np.int64)
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     with torch.inference_mode():
-        for start in range(0, len(task), chunk):
+        for start in range(rank * chunk, len(task), processes * chunk):
             rows = np.arange(start, min(start + chunk, len(task)))
             scores_BN = _scores(scorer, rows, len(candidates_N))
             masked = columns.seen(task.seen, rows) if task.seen_filter else np.zeros(0, np.int64)
             places_BK = _best(columns.of(scores_BN), masked, k, rows, columns).cpu().numpy()
             top_EK[rows, : places_BK.shape[1]] = columns.items(places_BK)
-    return top_EK
+    return top_EK if processes == 1 else _together(top_EK)
+
+
+def _together(top_EK: Array) -> Array:
+    """All processes' rows: those of the others are -1, below any item."""
+    device = torch.accelerator.current_accelerator() if dist.get_backend() == "nccl" else None
+    every_EK = torch.from_numpy(top_EK).to(device or "cpu")
+    dist.all_reduce(every_EK, dist.ReduceOp.MAX)
+    return every_EK.cpu().numpy()
 
 
 def find_hits(top_EK: Array, relevant: Ragged, num_items: int) -> Array:
