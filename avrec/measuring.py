@@ -349,9 +349,9 @@ def check_health(module: "TwoTowerModule", data: "TwoTowerData", which: str = "t
     task, query_ED, item_ND = data.tasks[which], module.query_ED.cpu(), module.item_ND.cpu()
     health: dict[str, Any] = health_of(query_ED, item_ND, *_pairs(task))
     health |= popularity_bias(query_ED, item_ND, task)
-    health["temperature"] = float(module.score.temperature)
+    health["temperature"] = module.score.temperature.item()
     if getattr(module.objective, "promises_probabilities", False):
-        health |= calibration(query_ED, item_ND, float(module.score.bias), task)
+        health |= calibration(query_ED, item_ND, module.score.bias.item(), task)
     warnings = warnings_of(health, item_ND.shape[1])
     for warning in warnings:
         log.warning("health: %s", warning)

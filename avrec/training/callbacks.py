@@ -94,7 +94,10 @@ class EpochLine(pl.Callback):
         parts += [f"{name} {value:.4f}" for name, value in sorted(metrics.items()) if name.startswith("val/")]
         log.info(" · ".join(parts))
         shown = {
-            name: value for name, value in sorted(metrics.items()) if name == "train/loss" or name.startswith("val/")
+            name: metrics[name]
+            for kind in ("train/loss", "val/", "health/")
+            for name in sorted(metrics)
+            if name.startswith(kind)
         }
         self.curve.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **shown})
         if self.folder is not None:
