@@ -41,7 +41,18 @@ def column(catalogue: Catalogue, name: str, what: str) -> list[Labels]:
     if values.dtype.is_numeric():
         values = values.cast(pl.Float64).map_elements(lambda number: f"{number:g}", pl.String)
     texts = values.cast(pl.String, strict=False).fill_null("").to_list()
-    return [tuple(part for part in (p.strip() for p in re.split(r"[|,;/]", text)) if part) for text in texts]
+    labels = [_parts(r"\s*[|,;/]\s*", text) for text in texts]
+    words = [_parts(r"\s+", text) for text in texts]
+    # "Action Comedy" is a list too, where its words are few and their combinations are not.
+    return words if _distinct(words) <= MOST_KINDS < _distinct(labels) else labels
+
+
+def _parts(separator: str, text: str) -> Labels:
+    return tuple(part for part in re.split(separator, text.strip()) if part)
+
+
+def _distinct(labels: list[Labels]) -> int:
+    return len({label for row in labels for label in row})
 
 
 def kinds(catalogue: Catalogue, name: str, what: str) -> list[Labels]:
@@ -51,14 +62,14 @@ def kinds(catalogue: Catalogue, name: str, what: str) -> list[Labels]:
         UserError: there is no such column, or it has too many different values.
     """
     labels = column(catalogue, name, what)
-    distinct = {label for row in labels for label in row}
-    if len(distinct) <= MOST_KINDS:
+    distinct = _distinct(labels)
+    if distinct <= MOST_KINDS:
         return labels
     frame = catalogue.item_columns if name.startswith("items.") else catalogue.user_columns
     values = frame[name.partition(".")[2]]
     if not values.dtype.is_numeric():
         raise UserError(
-            f"{what}: {name} has {len(distinct)} different values, and at most {MOST_KINDS} can be measured apart. "
+            f"{what}: {name} has {distinct} different values, and at most {MOST_KINDS} can be measured apart. "
             "Name another column, or add one to the table that sorts its rows into fewer kinds."
         )
     return _quarters(values.cast(pl.Float64).fill_null(np.nan).to_numpy())

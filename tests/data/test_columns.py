@@ -20,6 +20,7 @@ def catalogue(tmp_path: Path):
         "region": ["EU", ""] * 30,
         "year": [1960 + n if n else None for n in range(60)],
         "code": [f"code {n}" for n in range(60)],
+        "tags": [f"a{n % 8} b{n // 8}" for n in range(60)],
     }
     pl.DataFrame(items).write_csv(tmp_path / "items.csv")
     log = {"user_id": [f"u{n % 7}" for n in range(60)], "item_id": items["item_id"], "timestamp": list(range(60))}
@@ -32,6 +33,7 @@ def catalogue(tmp_path: Path):
 def test_values_of_a_list_are_apart(catalogue):
     assert column(catalogue, "items.genre", "x")[:2] == [("Fun", "Air"), ("Love",)]
     assert column(catalogue, "items.region", "x")[:2] == [("EU",), ()]
+    assert column(catalogue, "items.tags", "x")[:2] == [("a0", "b0"), ("a1", "b0")]
     assert column(catalogue, "items.year", "x")[:2] == [(), ("1961",)]
 
 
