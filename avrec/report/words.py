@@ -21,6 +21,50 @@ SLICES = {
     "cold_candidates": ("New items, apart", "Items that training never saw, told apart from each other alone."),
 }
 
+SLICE_KINDS = {
+    "history_length": ("History length", "What the user had before."),
+    "user": ("Users", "Known: training saw them."),
+    "popularity": ("Popularity of the item", "Decile 1: the tenth of the items that are chosen least."),
+    "present": ("What the item has", "Its modalities."),
+}
+HEALTH = {
+    "alignment": ("alignment", "0 to 4: how far users stand from what they chose. Less is better."),
+    "item_effective_rank": ("effective rank, items", "Dimensions that the items really use. A few: collapse."),
+    "user_effective_rank": ("effective rank, users", "Dimensions that the users really use. A few: collapse."),
+    "item_uniformity": ("uniformity, items", "0: all in one place; towards −4: spread evenly."),
+    "user_uniformity": ("uniformity, users", "0: all in one place; towards −4: spread evenly."),
+    "item_mean_norm": ("mean norm, items", "Length of their vectors."),
+    "user_mean_norm": ("mean norm, users", "Length of their vectors, with what the scores are scaled by."),
+    "item_alikeness": ("alikeness, items", "0 to 1. Near 1 all point the same way and are hardly told apart."),
+    "user_alikeness": ("alikeness, users", "0 to 1. Near 1 all point the same way and get the same list."),
+    "temperature": ("temperature", "Scores are divided by it. Small: sharp."),
+    "popularity_bias": ("popularity bias", "How much more popular what is recommended is than what was chosen."),
+}
+
+
+def plain_name(name: str) -> str:
+    """Of a column, or of whatever else is named by code.
+
+    >>> plain_name("time_since_split")
+    'Time since split'
+    """
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def slice_name(name: str) -> tuple[str, str, str]:
+    """Its kind, what that means, and its own name.
+
+    >>> slice_name("history_length: 51-")[::2], slice_name("all")[::2]
+    (('History length', '51 and more'), ('Overall', 'Everything'))
+    """
+    kind, _, label = name.partition(": ")
+    if not label:
+        return "Overall", "New items: training never saw them; apart: among themselves.", SLICES.get(name, (name,))[0]
+    if label[:-1].isdecimal() and label[-1] == "-":
+        label = f"{label[:-1]} and more"
+    return *SLICE_KINDS.get(kind, (plain_name(kind), "")), label.replace("+", " + ") if kind == "present" else label
+
 
 def model_name(name: str) -> str:
     """As people write it.
@@ -91,7 +135,7 @@ def _against_best(whole: dict[str, Result]) -> list[str]:
     if best is None or best.model == POPULARITY:
         return []
     apart = own.low > best.high or best.low > own.high
-    above = "above" if own.value > best.value else "not above"
+    above = "above" if own.value > best.value else "below" if own.value < best.value else "level with"
     return [
         f"The strongest baseline, {model_name(best.model)}, gives {_with_interval(best)}: the model is {above} it, "
         f"and the intervals {'lie apart' if apart else 'overlap'}."
