@@ -213,7 +213,7 @@ def write_report(
         from avrec.report.page import write
 
         data, task, known = run.data, run.data.tasks[which], run.data.known(which)
-        catalogue, parts = data.catalogue, apart(results)
+        catalogue, parts, curves = data.catalogue, apart(results), run_dir / "curves.json"
         material = Material(
             name=run_dir.name,
             task=task,
@@ -229,17 +229,13 @@ def write_report(
             hidden=parts.hidden,
             shares=parts.shares,
             health=summary.get("health", {}),
-            curve=_curve(run_dir / "curves.json"),
+            curve=json.loads(curves.read_text(encoding="utf-8")) if curves.is_file() else [],
             about=_about(run, timing, summary),
         )
         write(gather(material), path)
         log.info("report: %s", path)
     except Exception as error:  # of whatever kind: the numbers are written, and hours of training behind them
         log.warning("%s was not written: %s: %s", path, type(error).__name__, error)
-
-
-def _curve(path: Path) -> list[dict[str, float]]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 def _about(run: Run, timing: Timing, summary: dict[str, Any]) -> dict[str, str]:

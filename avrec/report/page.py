@@ -15,20 +15,11 @@ from avrec.evaluation.protocol import ORACLE, Result
 from avrec.report.facts import Facts
 from avrec.report.item_map import ItemMap
 from avrec.report.people import KINDS
-from avrec.report.words import (
-    HEALTH,
-    MODEL,
-    POPULARITY,
-    SLICES,
-    main_metric,
-    metric_name,
-    model_name,
-    plain_name,
-    slice_name,
-)
+from avrec.report.words import HEALTH, MODEL, POPULARITY, SLICES, main_metric, metric_name, model_name, slice_name
 
 MAP_WIDTH = 1000
 MAP_EDGE = 24
+MOVING = ("health/item_drift", "health/item_effective_rank")
 CHART = (340, 190)
 CHART_EDGES = (44, 14, 12, 26)
 """Left, right, top, bottom."""
@@ -181,12 +172,13 @@ def hidden_panels(results: Sequence[Result], hidden: Sequence[Result]) -> list[t
     metric = main_metric(hidden) if hidden else ""
     found = []
     for name in dict.fromkeys(r.slice for r in hidden if not r.of_label):
-        whole = next(r for r in results if (r.slice, r.metric, r.model) == (name, metric, MODEL))
+        whole = [r for r in results if (r.slice, r.metric, r.model) == (name, metric, MODEL)]
         part = [r for r in hidden if (r.slice, r.metric) == (name, metric)]
-        rows: list[tuple[str, str, str, Result, Result]] = []
+        rows: list[tuple[str, str, str, Result, Result | None]] = []
+        mark = whole[0] if whole else None
         for title, start in (("Hidden in turn", f"{MODEL} "), ("Alone", f"{MODEL}, ")):
-            rows.append((title, "", "all modalities", whole, whole))
-            rows += [(title, "", r.model.removeprefix(start), r, whole) for r in part if r.model.startswith(start)]
+            rows += [(title, "", "all modalities", own, own) for own in whole]
+            rows += [(title, "", r.model.removeprefix(start), r, mark) for r in part if r.model.startswith(start)]
         panels = _panels(rows)
         unit = min(panel.unit for panel in panels)
         found.append((*SLICES.get(name, (name, "")), [panel._replace(unit=unit) for panel in panels]))
@@ -213,7 +205,7 @@ def _number(value: float) -> str:
 def health_rows(health: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Name, number and meaning; what has no meaning here goes by its name."""
     return [
-        (*HEALTH.get(name, (plain_name(name), "")), _number(value) if isinstance(value, float) else _plain(value))
+        (*HEALTH.get(name, (name.replace("_", " "), "")), _number(value) if isinstance(value, float) else _plain(value))
         for name, value in health.items()
         if name != "warnings"
     ]
@@ -224,11 +216,11 @@ def health_rows(health: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def charts(curve: Sequence[Mapping[str, float]], most: int = 4) -> list[Chart]:
-    """The training loss and what validation measured."""
+    """The training loss, what validation measured, and of health what moves."""
     names = list(dict.fromkeys(name for entry in curve for name in entry))
     wanted = [n for n in names if n == "train/loss"] + [n for n in names if n.startswith("val/")]
     found = []
-    for name in wanted[:most]:
+    for name in [*wanted[:most], *(n for n in names if n in MOVING)]:
         points = [(e["epoch"], e[name]) for e in curve if name in e and math.isfinite(e[name])]
         if points:
             found.append(_chart(name, points))
@@ -253,9 +245,9 @@ def _chart(name: str, points: list[tuple[float, float]]) -> Chart:
     step = max(1, math.ceil(len(points) / 7))
     validated = name.startswith("val/")
     best = dots[values.index(max(values))] if validated else None
-    kind = metric_name(name.removeprefix("val/")) if validated else "loss"
+    plain = f"validation {metric_name(name.removeprefix('val/'))}" if validated else "training loss"
     return Chart(
-        name=f"{'validation' if validated else 'training'} {kind}",
+        name=HEALTH.get(name.removeprefix("health/"), (plain,))[0],
         path="M" + "L".join(f"{x} {y}" for x, y, _ in dots),
         dots=dots,
         x_ticks=[(x_of(e), f"{e:.0f}") for e in epochs[::step]],

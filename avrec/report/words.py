@@ -26,6 +26,8 @@ SLICE_KINDS = {
     "user": ("Users", "Known: training saw them."),
     "popularity": ("Popularity of the item", "Decile 1: the tenth of the items that are chosen least."),
     "present": ("What the item has", "Its modalities."),
+    "days_since_split": ("Days since the split", "How long after training what was chosen was chosen."),
+    "days_since_last": ("Days since the last one", "How long after what the user had before."),
 }
 HEALTH = {
     "alignment": ("alignment", "0 to 4: how far users stand from what they chose. Less is better."),
@@ -38,32 +40,35 @@ HEALTH = {
     "item_alikeness": ("alikeness, items", "0 to 1. Near 1 all point the same way and are hardly told apart."),
     "user_alikeness": ("alikeness, users", "0 to 1. Near 1 all point the same way and get the same list."),
     "temperature": ("temperature", "Scores are divided by it. Small: sharp."),
-    "popularity_bias": ("popularity bias", "How much more popular what is recommended is than what was chosen."),
+    "recommended_popularity": (
+        "popularity, recommended",
+        "Mean percentile of the first ten; bias where far above chosen.",
+    ),
+    "chosen_popularity": ("popularity, chosen", "Mean percentile of what the users really chose."),
+    "calibration_ratio": ("calibration, ratio", "Choices that σ(score) promises, by those observed. 1 is right."),
+    "calibration_error": (
+        "calibration, error",
+        "0 (right) to 1: how much of σ(score) is promised at the wrong scores.",
+    ),
+    "item_drift": ("drift, items", "1 minus the cosine of each with itself one validation before. Late: towards 0."),
+    "item_norm_drift": ("drift of the norm, items", "Change since one validation before, as a share."),
 }
-
-
-def plain_name(name: str) -> str:
-    """Of a column, or of whatever else is named by code.
-
-    >>> plain_name("time_since_split")
-    'Time since split'
-    """
-    words = name.replace("_", " ")
-    return words[:1].upper() + words[1:]
 
 
 def slice_name(name: str) -> tuple[str, str, str]:
     """Its kind, what that means, and its own name.
 
-    >>> slice_name("history_length: 51-")[::2], slice_name("all")[::2]
-    (('History length', '51 and more'), ('Overall', 'Everything'))
+    >>> slice_name("history_length: 51-")[::2], slice_name("items.genre: rock"), slice_name("all")[::2]
+    (('History length', '51 and more'), ('genre', 'Of the items.', 'rock'), ('Overall', 'Everything'))
     """
     kind, _, label = name.partition(": ")
     if not label:
         return "Overall", "New items: training never saw them; apart: among themselves.", SLICES.get(name, (name,))[0]
     if label[:-1].isdecimal() and label[-1] == "-":
         label = f"{label[:-1]} and more"
-    return *SLICE_KINDS.get(kind, (plain_name(kind), "")), label.replace("+", " + ") if kind == "present" else label
+    table, _, column = kind.rpartition(".")
+    title = SLICE_KINDS.get(kind, (column.replace("_", " "), f"Of the {table}." if table else ""))
+    return *title, label.replace("+", " + ") if kind == "present" else label
 
 
 def model_name(name: str) -> str:

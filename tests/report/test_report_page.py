@@ -147,9 +147,9 @@ def test_every_number_of_health_is_shown():
     rows = {name: (value, bool(meaning)) for name, meaning, value in health_rows(health)}
     assert rows == {
         "alignment": ("1.25", True),
-        "New number": ("3", False),
+        "new number": ("3", False),
         "uniformity, items": ("−2.00", True),
-        "Big": ("12,346", False),
+        "big": ("12,346", False),
     }
 
 
@@ -239,6 +239,11 @@ def test_any_curve_is_drawn_inside_its_chart(values):
     (chart,) = charts([{"epoch": n + 1, "val/ndcg@10": value} for n, value in enumerate(values)])
     assert all(0 <= x <= 340 and 0 <= y <= 190 for x, y, _ in chart.dots)
     assert 2 <= len(chart.y_ticks) <= 7
+
+
+def test_drift_and_rank_stand_beside_the_curves():
+    entry = {"epoch": 1, "train/loss": 2.0, "val/ndcg@10": 0.1, "health/item_drift": 0.3, "health/alignment": 1.0}
+    assert [chart.name for chart in charts([entry])] == ["training loss", "validation NDCG@10", "drift, items"]
 
 
 def test_titles_of_any_characters_can_be_written(material, tmp_path):
