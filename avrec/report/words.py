@@ -26,8 +26,8 @@ SLICE_KINDS = {
     "user": ("Users", "Known: training saw them."),
     "popularity": ("Popularity of the item", "Decile 1: the tenth of the items that are chosen least."),
     "present": ("What the item has", "Its modalities."),
-    "days_since_split": ("Days since the split", "How long after training what was chosen was chosen."),
-    "days_since_last": ("Days since the last one", "How long after what the user had before."),
+    "days_since_split": ("Days since the split", "How long after it the item was chosen."),
+    "days_since_last": ("Days since the last one", "How long after the last of the history the item was chosen."),
 }
 HEALTH = {
     "alignment": ("alignment", "0 to 4: how far users stand from what they chose. Less is better."),
