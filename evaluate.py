@@ -61,7 +61,7 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
     show_comparison(comparison)
     if cfg.report:
         page = out.parent / ("report.html" if cfg.role == "test" else f"report_{cfg.role}.html")
-        pipeline.write_report(run, results, run_dir, page, timing, cfg.role)
+        pipeline.write_report(run, results, run_dir, page, timing, summary, cfg.role)
     print(f"written: {out}", file=sys.stderr)
     return results
 

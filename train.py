@@ -70,7 +70,7 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
     write_results(run_dir / "metrics.json", results, timing.seconds, summary)
     measuring.show(results)
     if cfg.report:
-        pipeline.write_report(run, results, run_dir, run_dir / "report.html", timing)
+        pipeline.write_report(run, results, run_dir, run_dir / "report.html", timing, summary)
     log.info("%s", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in timing.seconds.items()))
     log.info("run folder: %s", run_dir)
     metrics = measuring.by_name(results)

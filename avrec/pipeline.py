@@ -188,7 +188,13 @@ def write_embeddings(module: "TwoTowerModule", data: "TwoTowerData", folder: Pat
 
 
 def write_report(
-    run: Run, results: "Sequence[Result]", run_dir: Path, path: Path, timing: Timing, which: str = "test"
+    run: Run,
+    results: "Sequence[Result]",
+    run_dir: Path,
+    path: Path,
+    timing: Timing,
+    summary: dict[str, Any],
+    which: str = "test",
 ) -> None:
     """Write a measured run's report.html. What goes wrong on the way is a warning: the run itself is done.
 
@@ -198,6 +204,7 @@ def write_report(
         run_dir: its folder, where its curves are.
         path: the file.
         timing: of the run.
+        summary: by ``data_summary``, with the model's health.
         which: the split.
     """
     try:
@@ -207,11 +214,11 @@ def write_report(
         from avrec.report.page import write
 
         data, task, known = run.data, run.data.tasks[which], run.data.known(which)
-        catalogue = data.catalogue
+        catalogue, parts, curves = data.catalogue, apart(results), run_dir / "curves.json"
         material = Material(
             name=run_dir.name,
             task=task,
-            results=apart(results).whole,
+            results=parts.whole,
             query_ED=run.module.query_ED,
             item_ND=run.module.item_ND,
             history=Ragged(known.starts, known.item).take(task.user_index_E),
@@ -220,8 +227,11 @@ def write_report(
             user_ids=[catalogue.user_ids[user] for user in task.user_index_E],
             labels=catalogue.labels,
             label_name=catalogue.label_name,
-            curve=_curve(run_dir / "curves.json"),
-            about=_about(run, timing),
+            hidden=parts.hidden,
+            shares=parts.shares,
+            health=summary.get("health", {}),
+            curve=json.loads(curves.read_text(encoding="utf-8")) if curves.is_file() else [],
+            about=_about(run, timing, summary),
         )
         write(gather(material), path)
         log.info("report: %s", path)
@@ -229,12 +239,7 @@ def write_report(
         log.warning("%s was not written: %s: %s", path, type(error).__name__, error)
 
 
-def _curve(path: Path) -> list[dict[str, float]]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-
-
-def _about(run: Run, timing: Timing) -> dict[str, str]:
-    summary = data_summary(run.data)
+def _about(run: Run, timing: Timing, summary: dict[str, Any]) -> dict[str, str]:
     counts = {name: value for name, value in summary.items() if isinstance(value, int)}
     return {
         "catalogue": str(run.data.catalogue.root),

@@ -1,10 +1,9 @@
 """Everything that a report says, and nothing of how it looks."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from avrec.batch import RawItem
-from avrec.evaluation.protocol import Result
 from avrec.report.clips import sound, thumbnail
 from avrec.report.item_map import ItemMap, item_map
 from avrec.report.material import Material
@@ -20,28 +19,22 @@ class Facts:
     """A report.
 
     Attributes:
-        name: of the run.
+        material: what it is made of.
         headline: in sentences.
-        results: the model's and the baselines'.
-        curve: what training logged, an entry per validation.
         map: of the items; None where there is nothing to be told apart.
         people: some users.
         pictures: thumbnails as data URIs, by item.
         shape: height over width of most thumbnails.
         sounds: as data URIs, by item.
-        about: facts in a word or two, by name.
     """
 
-    name: str
+    material: Material
     headline: list[str]
-    results: Sequence[Result]
-    curve: Sequence[Mapping[str, float]]
     map: ItemMap | None
     people: list[Person]
     pictures: dict[int, str]
     shape: float
     sounds: dict[int, str]
-    about: Mapping[str, str]
 
 
 def gather(material: Material) -> Facts:
@@ -51,16 +44,13 @@ def gather(material: Material) -> Facts:
     found = {item: thumb for item in items if (thumb := thumbnail(material.items[item]))}
     shapes = sorted(shape for _, shape in found.values())
     return Facts(
-        name=material.name,
+        material=material,
         headline=headline(material.results),
-        results=material.results,
-        curve=material.curve,
         map=item_map(material),
         people=persons,
         pictures={item: uri for item, (uri, _) in found.items()},
         shape=min(1.5, max(0.56, shapes[len(shapes) // 2])) if shapes else 1.0,
         sounds=_sounds(material.items, items),
-        about=material.about,
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from avrec.batch import Ragged, RankingTask, RawItem
 from avrec.evaluation.protocol import Result
@@ -27,6 +27,9 @@ class Material:
         user_ids: by evaluated user.
         labels: what the items are coloured by, by item index; empty: whether training knew them.
         label_name: what the labels are of.
+        hidden: the model's results with modalities hidden.
+        shares: of the scores' variance, a result per modality.
+        health: numbers by name, and under "warnings" what is off, in sentences; empty: not measured.
         curve: what training logged, an entry per validation: ``epoch``, ``train/loss``, ``val/ndcg@10``, …
         about: facts in a word or two, by name.
     """
@@ -42,6 +45,9 @@ class Material:
     user_ids: Sequence[str]
     labels: Sequence[str] = ()
     label_name: str = ""
+    hidden: Sequence[Result] = ()
+    shares: Sequence[Result] = ()
+    health: Mapping[str, Any] = field(default_factory=dict)
     curve: Sequence[Mapping[str, float]] = ()
     about: Mapping[str, str] = field(default_factory=dict)
 

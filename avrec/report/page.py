@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -10,14 +10,16 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 
+from avrec.evaluation.ablation import VARIANCE
 from avrec.evaluation.protocol import ORACLE, Result
 from avrec.report.facts import Facts
 from avrec.report.item_map import ItemMap
 from avrec.report.people import KINDS
-from avrec.report.words import MODEL, POPULARITY, SLICES, main_metric, metric_name, model_name, of_slice
+from avrec.report.words import HEALTH, MODEL, POPULARITY, SLICES, main_metric, metric_name, model_name, slice_name
 
 MAP_WIDTH = 1000
 MAP_EDGE = 24
+MOVING = ("health/item_drift", "health/item_effective_rank")
 CHART = (340, 190)
 CHART_EDGES = (44, 14, 12, 26)
 """Left, right, top, bottom."""
@@ -29,6 +31,24 @@ class Cell(NamedTuple):
     value: str
     interval: str
     best: bool
+
+
+class Bar(NamedTuple):
+    """One of a panel's bars: a number, and another that is marked beside it."""
+
+    name: str
+    own: Result
+    mark: Result | None
+
+
+class Panel(NamedTuple):
+    """Bars that may be compared; ``unit`` is how many percent of the width make 1, ``users`` 0 where they differ."""
+
+    title: str
+    meaning: str
+    bars: list[Bar]
+    unit: float
+    users: int
 
 
 class Chart(NamedTuple):
@@ -47,12 +67,17 @@ def render(facts: Facts) -> str:
     # Everything that is written into it is escaped: titles and ids are somebody else's.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("avrec.report").joinpath("template.html").read_text(encoding="utf-8"))
+    run = facts.material
     return template.render(
         facts=facts,
-        tables=tables(facts.results),
-        charts=charts(facts.curve),
-        bars=bars(facts.results),
-        metric=metric_name(main_metric(facts.results)) if facts.results else "",
+        run=run,
+        tables=tables(run.results),
+        charts=charts(run.curve),
+        slices=slice_panels(run.results),
+        hidden=hidden_panels(run.results, run.hidden),
+        shares=[(r.metric.removeprefix(VARIANCE), 100 * r.value) for r in run.shares],
+        health=health_rows(run.health),
+        metric_name=metric_name,
         kinds=KINDS,
         map=None if facts.map is None else _map_view(facts.map),
         chart_size=CHART,
@@ -129,29 +154,60 @@ def _plain(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def bars(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """The main metric by slice, of the model and of popularity: lengths in percent."""
-    slices = list(dict.fromkeys(r.slice for r in results))
-    pairs = {name: [of_slice(results, name).get(model) for model in (MODEL, POPULARITY)] for name in slices}
-    longest = max((r.high for pair in pairs.values() for r in pair if r), default=0.0) or 1.0
+def slice_panels(results: Sequence[Result]) -> list[Panel]:
+    """The model by slice, a panel per kind of slice; marked is popularity."""
+    metric = main_metric([r for r in results if r.of_label] or results) if results else ""
+    found = {(r.slice, r.model): r for r in results if r.metric == metric}
+    whole = [(r.users, r.value) for key, r in found.items() if key == ("all", MODEL)]
+    return _panels(
+        (*slice_name(name), own, found.get((name, POPULARITY)))
+        for (name, model), own in found.items()
+        # A kind that all users are of says nothing new.
+        if model == MODEL and not (own.of_label and (own.users, own.value) in whole)
+    )
+
+
+def hidden_panels(results: Sequence[Result], hidden: Sequence[Result]) -> list[tuple[str, str, list[Panel]]]:
+    """By slice: its title and meaning, and the model without each modality and with each alone; marked is all of it."""
+    metric = main_metric(hidden) if hidden else ""
+    found = []
+    for name in dict.fromkeys(r.slice for r in hidden if not r.of_label):
+        whole = [r for r in results if (r.slice, r.metric, r.model) == (name, metric, MODEL)]
+        part = [r for r in hidden if (r.slice, r.metric) == (name, metric)]
+        rows: list[tuple[str, str, str, Result, Result | None]] = []
+        mark = whole[0] if whole else None
+        for title, start in (("Hidden in turn", f"{MODEL} "), ("Alone", f"{MODEL}, ")):
+            rows += [(title, "", "all modalities", own, own) for own in whole]
+            rows += [(title, "", r.model.removeprefix(start), r, mark) for r in part if r.model.startswith(start)]
+        panels = _panels(rows)
+        unit = min(panel.unit for panel in panels)
+        found.append((*SLICES.get(name, (name, "")), [panel._replace(unit=unit) for panel in panels]))
+    return found
+
+
+def _panels(rows: Iterable[tuple[str, str, str, Result, Result | None]]) -> list[Panel]:
+    """Panels of bars: their title and meaning, the bar's name, what it shows and what is marked."""
+    panels: dict[tuple[str, str], list[Bar]] = {}
+    for title, meaning, name, own, mark in rows:
+        panels.setdefault((title, meaning), []).append(Bar(name, own, mark))
+    found = []
+    for key, bars in panels.items():
+        longest = max(max(own.high, mark.value if mark else 0.0) for _, own, mark in bars) or 1.0
+        users = {bar.own.users for bar in bars}
+        found.append(Panel(*key, bars, 100 / longest, users.pop() if len(users) == 1 else 0))
+    return found
+
+
+def _number(value: float) -> str:
+    return (f"{value:#.3g}" if abs(value) < 1000 else f"{value:,.0f}").replace("-", "−")
+
+
+def health_rows(health: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, number and meaning; what has no meaning here goes by its name."""
     return [
-        {
-            "title": SLICES.get(name, (name, ""))[0],
-            "users": next((r.users for r in pair if r), 0),
-            "rows": [
-                {
-                    "name": model_name(r.model),
-                    "kind": "model" if r.model == MODEL else "",
-                    "value": f"{r.value:.3f}",
-                    "length": round(100 * r.value / longest, 2),
-                    "low": round(100 * r.low / longest, 2),
-                    "spread": round(100 * (r.high - r.low) / longest, 2),
-                }
-                for r in pair
-                if r
-            ],
-        }
-        for name, pair in pairs.items()
+        (*HEALTH.get(name, (name.replace("_", " "), "")), _number(value) if isinstance(value, float) else _plain(value))
+        for name, value in health.items()
+        if name != "warnings"
     ]
 
 
@@ -160,11 +216,11 @@ def bars(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def charts(curve: Sequence[Mapping[str, float]], most: int = 4) -> list[Chart]:
-    """The training loss and what validation measured."""
+    """The training loss, what validation measured, and of health what moves."""
     names = list(dict.fromkeys(name for entry in curve for name in entry))
     wanted = [n for n in names if n == "train/loss"] + [n for n in names if n.startswith("val/")]
     found = []
-    for name in wanted[:most]:
+    for name in [*wanted[:most], *(n for n in names if n in MOVING)]:
         points = [(e["epoch"], e[name]) for e in curve if name in e and math.isfinite(e[name])]
         if points:
             found.append(_chart(name, points))
@@ -175,6 +231,7 @@ def _chart(name: str, points: list[tuple[float, float]]) -> Chart:
     left, right, top, bottom = CHART_EDGES
     epochs, values = [epoch for epoch, _ in points], [value for _, value in points]
     ticks = _ticks(min(values), max(values))
+    digits = max(len(f"{v:.9f}".rstrip("0").partition(".")[2]) for v in ticks)
     low, high = min(ticks[0], *values), max(ticks[-1], *values)
 
     def x_of(epoch: float) -> float:
@@ -188,13 +245,13 @@ def _chart(name: str, points: list[tuple[float, float]]) -> Chart:
     step = max(1, math.ceil(len(points) / 7))
     validated = name.startswith("val/")
     best = dots[values.index(max(values))] if validated else None
-    kind = metric_name(name.removeprefix("val/")) if validated else "loss"
+    plain = f"validation {metric_name(name.removeprefix('val/'))}" if validated else "training loss"
     return Chart(
-        name=f"{'validation' if validated else 'training'} {kind}",
+        name=HEALTH.get(name.removeprefix("health/"), (plain,))[0],
         path="M" + "L".join(f"{x} {y}" for x, y, _ in dots),
         dots=dots,
         x_ticks=[(x_of(e), f"{e:.0f}") for e in epochs[::step]],
-        y_ticks=[(y_of(v), f"{v:g}") for v in ticks],
+        y_ticks=[(y_of(v), f"{v:.{digits}f}" if digits < 6 and high < 1e5 else f"{v:g}") for v in ticks],
         best=best,
     )
 

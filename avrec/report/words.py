@@ -21,6 +21,55 @@ SLICES = {
     "cold_candidates": ("New items, apart", "Items that training never saw, told apart from each other alone."),
 }
 
+SLICE_KINDS = {
+    "history_length": ("History length", "What the user had before."),
+    "user": ("Users", "Known: training saw them."),
+    "popularity": ("Popularity of the item", "Decile 1: the tenth of the items that are chosen least."),
+    "present": ("What the item has", "Its modalities."),
+    "days_since_split": ("Days since the split", "How long after it the item was chosen."),
+    "days_since_last": ("Days since the last one", "How long after the last of the history the item was chosen."),
+}
+HEALTH = {
+    "alignment": ("alignment", "0 to 4: how far users stand from what they chose. Less is better."),
+    "item_effective_rank": ("effective rank, items", "Dimensions that the items really use. A few: collapse."),
+    "user_effective_rank": ("effective rank, users", "Dimensions that the users really use. A few: collapse."),
+    "item_uniformity": ("uniformity, items", "0: all in one place; towards −4: spread evenly."),
+    "user_uniformity": ("uniformity, users", "0: all in one place; towards −4: spread evenly."),
+    "item_mean_norm": ("mean norm, items", "Length of their vectors."),
+    "user_mean_norm": ("mean norm, users", "Length of their vectors, with what the scores are scaled by."),
+    "item_alikeness": ("alikeness, items", "0 to 1. Near 1 all point the same way and are hardly told apart."),
+    "user_alikeness": ("alikeness, users", "0 to 1. Near 1 all point the same way and get the same list."),
+    "temperature": ("temperature", "Scores are divided by it. Small: sharp."),
+    "recommended_popularity": (
+        "popularity, recommended",
+        "Mean percentile of the first ten; bias where far above chosen.",
+    ),
+    "chosen_popularity": ("popularity, chosen", "Mean percentile of what the users really chose."),
+    "calibration_ratio": ("calibration, ratio", "Choices that σ(score) promises, by those observed. 1 is right."),
+    "calibration_error": (
+        "calibration, error",
+        "0 (right) to 1: how much of σ(score) is promised at the wrong scores.",
+    ),
+    "item_drift": ("drift, items", "1 minus the cosine of each with itself one validation before. Late: towards 0."),
+    "item_norm_drift": ("drift of the norm, items", "Change since one validation before, as a share."),
+}
+
+
+def slice_name(name: str) -> tuple[str, str, str]:
+    """Its kind, what that means, and its own name.
+
+    >>> slice_name("history_length: 51-")[::2], slice_name("items.genre: rock"), slice_name("all")[::2]
+    (('History length', '51 and more'), ('genre', 'Of the items.', 'rock'), ('Overall', 'Everything'))
+    """
+    kind, _, label = name.partition(": ")
+    if not label:
+        return "Overall", "New items: training never saw them; apart: among themselves.", SLICES.get(name, (name,))[0]
+    if label[:-1].isdecimal() and label[-1] == "-":
+        label = f"{label[:-1]} and more"
+    table, _, column = kind.rpartition(".")
+    title = SLICE_KINDS.get(kind, (column.replace("_", " "), f"Of the {table}." if table else ""))
+    return *title, label.replace("+", " + ") if kind == "present" else label
+
 
 def model_name(name: str) -> str:
     """As people write it.
@@ -91,7 +140,7 @@ def _against_best(whole: dict[str, Result]) -> list[str]:
     if best is None or best.model == POPULARITY:
         return []
     apart = own.low > best.high or best.low > own.high
-    above = "above" if own.value > best.value else "not above"
+    above = "above" if own.value > best.value else "below" if own.value < best.value else "level with"
     return [
         f"The strongest baseline, {model_name(best.model)}, gives {_with_interval(best)}: the model is {above} it, "
         f"and the intervals {'lie apart' if apart else 'overlap'}."

@@ -3,9 +3,6 @@ avrec.report.page and avrec.report.words: one page of a measured run."""
 
 import json
 import re
-import shutil
-import subprocess
-import wave
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,23 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from avrec.batch import Ragged, RankingTask, RawItem
-from avrec.evaluation.baselines import PopularityScorer
+from avrec.batch import RawItem
 from avrec.evaluation.protocol import evaluate
 from avrec.evaluation.ranking import EmbeddingScorer, top_k
 from avrec.report.clips import sound, thumbnail
 from avrec.report.facts import gather
 from avrec.report.item_map import item_map
-from avrec.report.material import Material
-from avrec.report.page import bars, charts, render, tables, write
+from avrec.report.page import charts, health_rows, hidden_panels, render, slice_panels, tables, write
 from avrec.report.people import people
 from avrec.report.words import headline
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> & \"'</style>"
 ITEMS, USERS = 12, 9
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Page(HTMLParser):
@@ -46,59 +39,6 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.texts.append(data.strip())
-
-
-@pytest.fixture(scope="module")
-def material(tmp_path_factory) -> Material:
-    root = tmp_path_factory.mktemp("catalogue")
-    rng = np.random.default_rng(0)
-    items = []
-    for n in range(ITEMS):
-        image = root / f"{n}.png"
-        if n == 3:
-            image.write_bytes(b"no picture")
-        else:
-            Image.fromarray(rng.integers(0, 255, (90, 60, 3), dtype=np.uint8)).save(image)
-        items.append(RawItem(f"item-{n}", image=None if n == 4 else image))
-    with wave.open(str(root / "a.wav"), "wb") as file:
-        file.setparams((1, 2, 16000, 0, "NONE", ""))
-        file.writeframes((rng.standard_normal(16000) * 3000).astype(np.int16).tobytes())
-    items[0] = replace(items[0], audio=root / "a.wav")
-    history = [rng.permutation(6)[: 1 + user % 4] for user in range(USERS)]
-    cold_N = np.arange(ITEMS) >= 10
-    task = RankingTask(
-        split="test",
-        user_index_E=np.arange(USERS),
-        relevant=Ragged.of([[6 + user % 6, 6 + (user + 1) % 6] for user in range(USERS)]),
-        seen=Ragged.of(history),
-        seen_filter=True,
-        candidates_N=np.ones(ITEMS, bool),
-        cold_N=cold_N,
-        popularity_N=np.where(cold_N, 0.0, np.arange(ITEMS)),
-        protocol={"split": "temporal", "test_from": 1730656004.0},
-    )
-    query_ED, item_ND = (torch.from_numpy(rng.standard_normal((n, 4))).float() for n in (USERS, ITEMS))
-    scorers = {"avrec": EmbeddingScorer(query_ED, item_ND), "popularity": PopularityScorer(task.popularity_N)}
-    return Material(
-        name=EVIL,
-        task=task,
-        results=[r for name, scorer in scorers.items() for r in evaluate(name, scorer, task)],
-        query_ED=query_ED,
-        item_ND=item_ND,
-        history=Ragged.of(history),
-        items=items,
-        titles=[f"{EVIL} {n}" for n in range(ITEMS)],
-        user_ids=[f"<b>user{n}" for n in range(USERS)],
-        labels=["<i>funny", "sad", ""] * 4,
-        label_name="<u>mood",
-        curve=[{"epoch": e, "step": e, "train/loss": 3.0 - e, "val/ndcg@10": 0.1 * e} for e in (1, 2, 3)],
-        about={"<b>objective": EVIL},
-    )
-
-
-@pytest.fixture(scope="module")
-def page(material) -> str:
-    return render(gather(material))
 
 
 def test_somebody_elses_text_stays_text(page):
@@ -123,11 +63,11 @@ def test_the_page_needs_nothing_else(page):
 
 def test_every_section_is_there(page):
     sections = [attributes["id"] for tag, attributes in Page(page).tags if tag == "section"]
-    assert sections == ["results", "curves", "slices", "map", "gallery", "about"]
+    assert sections == ["results", "curves", "slices", "modalities", "map", "gallery", "health", "about"]
 
 
 def test_the_tables_numbers_are_the_results(material, page):
-    for result in material.results:
+    for result in (r for r in material.results if not r.of_label):
         table = next(t for t in tables(material.results) if t["key"] == result.slice)
         row = next(r for r in table["rows"] if r["name"] == result.model)
         place = [name.lower() for name in table["metrics"]].index(result.metric)
@@ -139,11 +79,78 @@ def test_the_tables_numbers_are_the_results(material, page):
     assert all(table["metrics"][0] == "NDCG@10" for table in tables(material.results))
 
 
-def test_bars_are_as_long_as_their_numbers(material):
-    rows = [row for part in bars(material.results) for row in part["rows"]]
-    longest = max(r.high for r in material.results if r.metric == "ndcg@10")
-    assert all(abs(row["length"] / 100 * longest - float(row["value"])) < 1e-3 for row in rows)
-    assert [part["title"] for part in bars(material.results)] == ["Everything", "New items", "New items, apart"]
+def test_slices_stand_by_kind(material):
+    panels = slice_panels(material.results)
+    # All users have one history length: that says what "Everything" says.
+    assert [panel.title for panel in panels] == ["Overall", "<b>kind"]
+    assert [[bar.name for bar in panel.bars] for panel in panels] == [
+        ["Everything", "New items", "New items, apart"],
+        ["<i>a", "<u>b"],
+    ]
+    by_key = {(r.slice, r.model): r for r in material.results if r.metric == "ndcg@10"}
+    assert panels[1].bars[0].own == by_key["<b>kind: <i>a", "avrec"]
+    assert panels[1].bars[0].mark == by_key["<b>kind: <i>a", "popularity"]
+    assert slice_panels([]) == []
+
+
+def test_bars_are_as_long_as_their_numbers_and_stay_in_their_panel(material, page):
+    panels = slice_panels(material.results)
+    panels += [panel for *_, found in hidden_panels(material.results, material.hidden) for panel in found]
+    for panel in panels:
+        assert panel.users == (panel.bars[0].own.users if len({bar.own.users for bar in panel.bars}) == 1 else 0)
+        for bar in panel.bars:
+            assert f'class="bar" style="width:{bar.own.value * panel.unit:.2f}%"' in page
+            assert f'class="mark" style="left:{bar.mark.value * panel.unit:.2f}%"' in page
+            assert f"{bar.own.low:.3f} – {bar.own.high:.3f}" in page
+            assert max(bar.own.high, bar.mark.value) * panel.unit < 100.01
+
+
+def test_many_slices_of_a_kind_are_folded(material):
+    (one, *_) = [r for r in material.results if (r.slice, r.model, r.metric) == ("all", "avrec", "ndcg@10")]
+    many = [replace(one, slice=f"genre: {n}", value=n / 20) for n in range(15)]
+    parsed = Page(render(gather(replace(material, results=[*material.results, *many]))))
+    assert [tag for tag, _ in parsed.tags].count("details") == 1
+    assert "3 more" in parsed.texts
+
+
+def test_the_model_with_modalities_hidden_is_beside_the_whole_model(material, page):
+    tabs = hidden_panels(material.results, material.hidden)
+    assert [title for title, *_ in tabs] == ["Everything", "New items", "New items, apart"]
+    for (_, _, (hidden, alone)), name in zip(tabs, ("all", "cold_items", "cold_candidates"), strict=True):
+        assert [bar.name for bar in hidden.bars] == ["all modalities", "without text", "without <b>audio"]
+        assert [bar.name for bar in alone.bars] == ["all modalities", "text alone", "<b>audio alone"]
+        assert hidden.unit == alone.unit
+        assert {(bar.own.slice, bar.own.metric) for bar in (*hidden.bars, *alone.bars)} == {(name, "ndcg@10")}
+    shares = [f"{100 * r.value:.0f} %" for r in material.shares]
+    assert len(shares) == 2
+    assert all(f"<b>{share}</b>" in page for share in shares)
+
+
+def test_a_model_of_one_modality_has_no_ablation(material):
+    assert "Not measured: the model has one modality" in render(gather(replace(material, hidden=[], shares=[])))
+
+
+def test_what_is_off_stands_first_and_else_one_calm_line(material, page):
+    texts = Page(page).texts
+    assert texts.index(f"Items: {EVIL}") < next(n for n, text in enumerate(texts) if text.startswith("For "))
+    assert "nothing is off" not in page
+    well = render(gather(replace(material, health={"alignment": 1.0, "warnings": []})))
+    assert "nothing is off" in well
+    assert '<ul class="warnings"' not in well
+    unmeasured = render(gather(replace(material, health={})))
+    assert "nothing is off" not in unmeasured
+    assert "Not measured." in unmeasured
+
+
+def test_every_number_of_health_is_shown():
+    health = {"alignment": 1.25, "new_number": 3, "item_uniformity": -2.0, "big": 12345.6, "warnings": ["x"]}
+    rows = {name: (value, bool(meaning)) for name, meaning, value in health_rows(health)}
+    assert rows == {
+        "alignment": ("1.25", True),
+        "new number": ("3", False),
+        "uniformity, items": ("−2.00", True),
+        "big": ("12,346", False),
+    }
 
 
 def test_the_headline_says_the_models_number_and_popularitys(material):
@@ -234,6 +241,11 @@ def test_any_curve_is_drawn_inside_its_chart(values):
     assert 2 <= len(chart.y_ticks) <= 7
 
 
+def test_drift_and_rank_stand_beside_the_curves():
+    entry = {"epoch": 1, "train/loss": 2.0, "val/ndcg@10": 0.1, "health/item_drift": 0.3, "health/alignment": 1.0}
+    assert [chart.name for chart in charts([entry])] == ["training loss", "validation NDCG@10", "drift, items"]
+
+
 def test_titles_of_any_characters_can_be_written(material, tmp_path):
     write(
         gather(replace(material, titles=["\ud800", "\x00", "é", *[""] * (ITEMS - 3)])), tmp_path / "a" / "report.html"
@@ -243,67 +255,11 @@ def test_titles_of_any_characters_can_be_written(material, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------------------
-# In a browser
-
-# Runs in the page itself, so that Chromium alone is needed: what it saw becomes an attribute of <html>.
-PROBE = """<script>
-addEventListener("load", () => {
-  const seen = {};
-  const point = data.points[5], svg = document.querySelector("#plane svg");
-  svg.scrollIntoView();
-  const at = new DOMPoint(point[0], point[1]).matrixTransform(svg.getScreenCTM());
-  const before = document.getElementById("tip").hidden;
-  svg.dispatchEvent(new PointerEvent("pointermove", { clientX: at.x, clientY: at.y, bubbles: true }));
-  seen.tip = [before, document.getElementById("tip").hidden, document.querySelector("#tip span").textContent];
-  const tabs = [...document.querySelectorAll("#gallery [role=tab]")];
-  const shown = () => [...document.querySelectorAll("#gallery .panel")].map(p => !p.hidden);
-  seen.before = shown();
-  tabs[2].click();
-  seen.after = shown();
-  seen.tabs = tabs.map(t => t.textContent);
-  const play = document.querySelector(".play");
-  play.click();
-  seen.sound = document.getElementById("audio").src.slice(0, 15);
-  seen.wide = document.documentElement.scrollWidth - innerWidth;
-  const names = performance.getEntriesByType("resource").map(r => r.name.slice(0, 40));
-  seen.requests = names.filter(n => !n.startsWith("data:"));
-  document.documentElement.dataset.seen = JSON.stringify(seen);
-});
-</script>"""
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
-@pytest.mark.parametrize("size", ["1280,900", "500,760"])
-def test_in_a_browser(page, material, tmp_path, size):
-    path = tmp_path / "report.html"
-    path.write_text(page.replace("</body>", PROBE + "</body>"), encoding="utf-8")
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-sync --disable-component-update"
-    quiet = ["--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr"]
-    command = [CHROMIUM, *flags.split(), *quiet, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={size}"]
-    done = subprocess.run(
-        [*command, "--virtual-time-budget=2000", "--dump-dom", path.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "CONSOLE" not in done.stderr
-    seen = json.loads(next(attributes["data-seen"] for tag, attributes in Page(done.stdout).tags if tag == "html"))
-    assert seen["tip"] == [True, False, f"{EVIL} 5"]
-    assert seen["before"] == [True] + [False] * 7
-    assert seen["after"] == [False, False, True] + [False] * 5
-    assert seen["tabs"] == [f"{kind} {n}" for kind in ("typical", "new", "best served", "worst served") for n in (1, 2)]
-    assert seen["sound"] == "data:audio/mpeg"
-    assert seen["wide"] <= 0
-    assert seen["requests"] == []
-
-
-# ---------------------------------------------------------------------------------------------------------
 # At the end of a run
 
 
 def test_a_run_writes_its_report_and_never_ends_of_it(compose_cfg, tmp_path: Path, caplog):
-    from avrec import pipeline
+    from avrec import measuring, pipeline
 
     run = pipeline.build(compose_cfg())
     run.data.prepare_data()
@@ -314,13 +270,15 @@ def test_a_run_writes_its_report_and_never_ends_of_it(compose_cfg, tmp_path: Pat
     results = evaluate("avrec", EmbeddingScorer(run.module.query_ED, run.module.item_ND), task)
     (tmp_path / "curves.json").write_text('[{"epoch": 1, "val/ndcg@10": 0.5}]')
     out = tmp_path / "report.html"
-    pipeline.write_report(run, results, tmp_path, out, pipeline.Timing())
+    summary = pipeline.data_summary(run.data) | measuring.check_health(run.module, run.data)
+    pipeline.write_report(run, results, tmp_path, out, pipeline.Timing(), summary)
     text = out.read_text(encoding="utf-8")
     assert "coloured by planted theme" in text
     assert "epoch 1: 0.5000" in text
     assert "data:audio/mpeg" in text
+    assert "effective rank, items" in text
     out.unlink()
     run.module.query_ED = run.module.query_ED * torch.nan
-    pipeline.write_report(run, results, tmp_path, out, pipeline.Timing())
+    pipeline.write_report(run, results, tmp_path, out, pipeline.Timing(), summary)
     assert "report.html was not written: UserError" in caplog.text
     assert list(tmp_path.iterdir()) == [tmp_path / "curves.json"]
