@@ -38,7 +38,7 @@ class Queries(nn.Module):
         """The query after the whole history: what a user is served by."""
         query_BQD = self(users, item_XD)
         length_B = users.history_present_BL.sum(1)
-        return query_BQD[torch.arange(len(length_B), device=length_B.device), length_B]
+        return query_BQD[torch.arange(length_B.shape[0], device=length_B.device), length_B]
 
 
 class UserTower(Queries):
