@@ -36,6 +36,7 @@ class HistoryAttention(nn.Module):
         super().__init__()
         if dim < 1 or heads < 1 or dim % heads:
             raise UserError(f"user_tower.attention.heads={heads} must divide dim={dim}. Give other numbers.")
+        self.options = {"depth": depth, "heads": heads, "max_history": max_history, "dropout": dropout}
         self.empty_history = nn.Parameter(torch.randn(dim) * dim**-0.5)
         self.max_history = max_history
         self.position_bias = nn.Embedding(max_history + 1, heads + 1)

@@ -22,6 +22,7 @@ class UserColumns(nn.Module):
 
     def __init__(self, category_sizes: Sequence[int] = (), numbers: int = 0, width: int = 8) -> None:
         super().__init__()
+        self.options = {"category_sizes": list(category_sizes), "numbers": numbers, "width": width}
         self.tables = nn.ModuleList(nn.Embedding(size, width) for size in category_sizes)
         self.width = width * len(category_sizes) + numbers
 

@@ -127,7 +127,7 @@ class FolderSource:
         text = self._text_fields(items)
         label_name, labels = labels_of(items)
         users = None if tables.users is None else self._users(tables.users)
-        categories, sizes, numbers = encode_user_columns(users, log.user_ids)
+        categories, sizes, numbers, columns = encode_user_columns(users, log.user_ids)
         logger.info("%s: %d items, %d users, %d interactions", self.root, len(items), len(log.user_ids), len(log.rows))
         return Catalogue(
             root=self.root,
@@ -141,6 +141,7 @@ class FolderSource:
             user_categories=categories,
             category_sizes=sizes,
             user_numbers=numbers,
+            user_columns=columns,
             text=text,
             published_N=self._published(items),
             steps=[asdict(step) for step in log.steps],

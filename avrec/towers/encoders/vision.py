@@ -4,17 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from jaxtyping import Bool, Float
-from timm.data.config import resolve_model_data_config
-from timm.models import ConvNeXt, EfficientNet, ResNet, VisionTransformer, get_pretrained_cfg, load_checkpoint
 from torch import Tensor, nn
 from torch.compiler import is_exporting
 
 from avrec.batch import ArraySpec, UserError
-from avrec.towers.encoders.base import Encoder, cut_of, masked_mean
+from avrec.towers.encoders.base import Encoder, cut_of, masked_mean, not_imported
 from avrec.towers.encoders.preprocess import VisionPreprocess
+
+with not_imported("wandb"):  # timm would log training by it; whoever embeds an item needs no tracker
+    import timm
+    from timm.data.config import resolve_model_data_config
+    from timm.models import ConvNeXt, EfficientNet, ResNet, VisionTransformer, get_pretrained_cfg, load_checkpoint
 
 SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 128)}
 """A ConvNeXt of four blocks; LayerNorm, so that a vector does not depend on its batch."""
