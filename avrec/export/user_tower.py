@@ -208,38 +208,22 @@ class ExportedUserTower:
         times: Sequence[Sequence[float]] | None = None,
         user_columns: Sequence[Mapping[str, Any]] | None = None,
         user_ids: Sequence[str] | None = None,
-        batch_size: int = 512,
     ) -> Array:
         """Queries after whole histories.
 
         Args:
-            histories: per user the items, oldest first: vectors (n, D), or ids of the items table. None at all is a
-                history, too.
-            times: per user when each was, as in the log of interactions; None: all at one moment, as in a log
-                without timestamps.
+            histories: per user the items, oldest first: vectors (n, D), or ids of the items table; n may be 0.
+            times: per user when each was, as in the log of interactions; None: all at one moment.
             user_columns: per user values by column; what is not given counts as missing.
             user_ids: per user the id, where vectors of users were exported; others count as unknown.
-            batch_size: users at once; it does not change the queries.
 
         Returns:
             float32 (B, D): their dot product with an item embedding is the score, up to the bias.
 
         Raises:
-            UserError: lengths that do not match, an item or a column that is not known, or values of other shapes.
+            UserError: lengths that do not match, an item or a column that is not known, or vectors of another width.
         """
-        lists = {"times": times, "user_columns": user_columns, "user_ids": user_ids}
-        for name, given in lists.items():
-            if given is not None and len(given) != len(histories):
-                raise UserError(
-                    f"query was given {len(histories)} histories and {len(given)} {name}. Give one for each."
-                )
-        parts = [np.zeros((0, self.dim), np.float32)]
-        for start in range(0, len(histories), batch_size):
-            part = slice(start, start + batch_size)
-            chosen: Any = {name: None if given is None else given[part] for name, given in lists.items()}
-            inputs = self.inputs(histories[part], **chosen)
-            parts.append(self.run(inputs))
-        return np.concatenate(parts)
+        return self.run(self.inputs(histories, times, user_columns, user_ids))
 
     @torch.no_grad()
     def run(self, inputs: Mapping[str, Array]) -> Array:
@@ -257,20 +241,13 @@ class ExportedUserTower:
         user_columns: Sequence[Mapping[str, Any]] | None = None,
         user_ids: Sequence[str] | None = None,
     ) -> dict[str, Array]:
-        """What ``onnx/model.onnx`` and ``model.pt2`` take for these users, in place of making queries here.
-
-        Args:
-            histories: as for ``query``.
-            times: as for ``query``.
-            user_columns: as for ``query``.
-            user_ids: as for ``query``.
-
-        Returns:
-            Arrays by input name, first axis B.
-        """
+        """What ``onnx/model.onnx`` and ``model.pt2`` take, by name; takes and refuses what ``query`` does."""
         B, longest = len(histories), self.config["history_length"]
+        for name, given in {"times": times, "user_columns": user_columns, "user_ids": user_ids}.items():
+            if given is not None and len(given) != B:
+                raise UserError(f"query was given {B} histories and {len(given)} {name}. Give one for each.")
         vectors = [self._vectors(row, history) for row, history in enumerate(histories)]
-        L = max([1, *(min(longest, len(v)) for v in vectors)])
+        L = max([1, *(min(longest, len(items)) for items in vectors)])
         history_BLD, present_BL = np.zeros((B, L, self.dim), np.float32), np.zeros((B, L), bool)
         time_BL = np.zeros((B, L))
         for row, items in enumerate(vectors):
@@ -282,14 +259,14 @@ class ExportedUserTower:
                         f"History {row} has {len(items)} items and {len(times[row])} times. Give one for each."
                     )
                 time_BL[row, place] = np.asarray(times[row], np.float64)[-longest:]
-        coded = [self._coded(row) for row in user_columns or [{}] * B]
+        coded = [self._coded(row) for row in ([{}] * B if user_columns is None else user_columns)]
         arrays = {
             "history": history_BLD,
             "history_present": present_BL,
             "history_time": time_BL,
             "user": self.rows([""] * B if user_ids is None else user_ids),
-            "categories": np.array([codes for codes, _ in coded], np.int64),
-            "numbers": np.array([numbers for _, numbers in coded], np.float32),
+            "categories": np.array([codes for codes, _ in coded], np.int64).reshape(B, len(self.graph.sizes)),
+            "numbers": np.array([numbers for _, numbers in coded], np.float32).reshape(B, self.graph.numbers),
         }
         return {name: arrays[name] for name in self.graph.reads}
 
@@ -322,13 +299,19 @@ class ExportedUserTower:
                 text = str(value).lower() if isinstance(value, bool) else str(value)
                 codes.append(column["values"].index(text) + 1 if text in column["values"] else 0)
             else:
-                known = value is not None and column["spread"] > 0
-                numbers.append((float(value) - column["mean"]) / column["spread"] if known else 0.0)  # type: ignore[arg-type]
+                numbers.append(_standardised(value, column) if value is not None and column["spread"] else 0.0)
         return codes, numbers
 
     def __repr__(self) -> str:
         names = [column["name"] for column in self.config["user_columns"]]
         return f"{type(self).__name__}(dim={self.dim}, users={len(self._row)}, user_columns={names})"
+
+
+def _standardised(value: Any, column: Mapping[str, Any]) -> float:
+    try:
+        return (float(value) - column["mean"]) / column["spread"]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{column['name']}={value!r} is no number, as this user column was. Give one.") from error
 
 
 def load_user_tower(folder: str | Path, items: str | Path | None = None) -> ExportedUserTower:
