@@ -1,4 +1,4 @@
-"""avrec.export.user_tower: a stranger's queries are the run's, and no file names a person."""
+"""avrec.export.user_tower and avrec.export.folder: a stranger's queries are the run's, and no file names a person."""
 
 import json
 from functools import partial
