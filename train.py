@@ -31,7 +31,7 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
     Raises:
         UserError: something that was given cannot work; the message says what to do.
     """
-    from avrec import config, measuring, pipeline
+    from avrec import config, exporting, measuring, pipeline
     from avrec.evaluation.protocol import write_results
 
     timing = pipeline.Timing()
@@ -60,11 +60,8 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
             if cfg.evaluation.ablation:
                 results += measuring.ablate(module, data, asked)
         with timing.part("export"):
-            # Its imports take seconds, and a mistake in the settings is said sooner without them.
-            from avrec.export.item_tower import export_item_tower
-
-            ids = [item.item_id for item in data.catalogue.items]
-            export_item_tower(module.item_tower, run_dir / "item_tower", ids, data.trained_N, data.catalogue.text)
+            written = [result.as_dict() for result in results]
+            exporting.export_run(run, {"item_tower": run_dir / "item_tower"}, results=written)
             pipeline.write_embeddings(module, data, run_dir / "embeddings")
     summary = pipeline.data_summary(data) | measuring.check_health(module, data)
     write_results(run_dir / "metrics.json", results, timing.seconds, summary)

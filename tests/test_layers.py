@@ -20,10 +20,11 @@ ALLOWED = {
     "export": {"towers", "data.media"},
     # Thumbnails are decoded as the catalogue was.
     "report": {"evaluation", "data.media", "data.limits"},
-    # The three that put the pieces together.
+    # The four that put the pieces together.
     "config": {"data", "towers", "training"},
     "measuring": {"data", "evaluation", "training", "pipeline"},
     "pipeline": {"data", "towers", "evaluation", "training", "report", "config", "measuring"},
+    "exporting": {"export", "evaluation", "pipeline"},
     "__init__": {"export"},
 }
 # Run as commands, so they are entry scripts as train.py and evaluate.py are.

@@ -56,6 +56,7 @@ class Catalogue:
         user_categories: codes of the categorical user columns, (users, C) int64; 0 is missing.
         category_sizes: codes per categorical column, code 0 included.
         user_numbers: standardised numeric user columns, (users, R) float32; 0 is missing.
+        user_coding: how each was coded: its name, and ``values`` (the first has code 1) or ``mean`` and ``spread``.
         text: what the items' text was made from.
         published_N: when each item came out, Unix s, NaN where unknown; empty: unknown for all.
         steps: what cleaning the log did: name, rows before, rows after.
@@ -73,6 +74,7 @@ class Catalogue:
     user_categories: Array
     category_sizes: list[int] = field(default_factory=list)
     user_numbers: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    user_coding: list[dict[str, Any]] = field(default_factory=list)
     text: TextFields = TextFields()
     published_N: Array = field(default_factory=lambda: np.zeros(0))
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -299,18 +301,20 @@ def labels_of(items: pl.DataFrame) -> tuple[str, list[str]]:
     return "", []
 
 
-def encode_user_columns(aligned: pl.DataFrame) -> tuple[Array, list[int], Array]:
+def encode_user_columns(aligned: pl.DataFrame) -> tuple[Array, list[int], Array, list[dict[str, Any]]]:
     """Code text columns and standardise numeric ones.
 
     Args:
         aligned: a row per user of the log; the first column is its id.
 
     Returns:
-        Codes (users, C) int64 with 0 for missing, number of codes per column, numbers (users, R) float32.
+        Codes (users, C) int64 with 0 for missing, number of codes per column, numbers (users, R) float32, and
+        how each column was coded (``Catalogue.user_coding``).
     """
     codes: list[Array] = []
     sizes: list[int] = []
     numbers: list[Array] = []
+    columns: list[dict[str, Any]] = []
     for column in aligned.columns[1:]:
         values = aligned[column]
         if values.dtype.is_nested():
@@ -322,15 +326,18 @@ def encode_user_columns(aligned: pl.DataFrame) -> tuple[Array, list[int], Array]
             real = values.cast(pl.Float64).to_numpy().astype(np.float64)
             real = np.where(np.isfinite(real), real, np.nan)
             spread = np.nanstd(real) if np.isfinite(real).any() else 0.0
-            scaled = (real - np.nanmean(real)) / spread if spread > 0 else np.zeros_like(real)
+            mean = np.nanmean(real) if spread > 0 else 0.0
+            scaled = (real - mean) / spread if spread > 0 else np.zeros_like(real)
             numbers.append(np.nan_to_num(scaled).astype(np.float32))
+            columns.append({"name": column, "mean": float(mean), "spread": float(spread)})
         else:
             names = values.cast(pl.String).fill_null("")
             known = sorted(set(names.to_list()) - {""})
             code = {"": 0, **{name: i for i, name in enumerate(known, start=1)}}
             codes.append(np.asarray([code[name] for name in names.to_list()], np.int64))
             sizes.append(len(known) + 1)
-    return _columns(codes, len(aligned), np.int64), sizes, _columns(numbers, len(aligned), np.float32)
+            columns.append({"name": column, "values": known})
+    return _columns(codes, len(aligned), np.int64), sizes, _columns(numbers, len(aligned), np.float32), columns
 
 
 def _columns(arrays: list[Array], rows: int, dtype: Any) -> Array:

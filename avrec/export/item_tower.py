@@ -1,24 +1,22 @@
 """Item towers as files: what a stranger needs to embed an item that nobody has seen, and nothing else.
 
 A folder holds ``config.json`` (how the network is built), ``model.safetensors``, ``preprocessor_config.json``,
-``item_ids.json`` (whose identity vectors the table holds) and the tokenizer's own files. Loading reads JSON and
-safetensors only: nothing is unpickled.
+``item_ids.json`` (whose identity vectors the table holds), the tokenizer's own files and a model card, README.md.
+Loading reads JSON and safetensors only: nothing is unpickled.
 """
 
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from avrec.batch import Array, ItemBatch, RawItem, TextFields, UserError
 from avrec.data.media import decode
+from avrec.export.card import write_card
+from avrec.export.folder import FORMAT, Folder, appearing, write_json, write_weights
+from avrec.export.item_graph import dense
 from avrec.towers.encoders.audio import AudioEncoder
 from avrec.towers.encoders.base import Encoder
 from avrec.towers.encoders.features import FeaturesEncoder
@@ -28,7 +26,6 @@ from avrec.towers.encoders.vision import VisionEncoder
 from avrec.towers.fusion import AttentionFusion, ConcatFusion, GatedFusion, MeanFusion
 from avrec.towers.item_tower import ItemTower
 
-FORMAT = 1
 ENCODERS: dict[str, type[Encoder]] = {
     "text": TextEncoder,
     "vision": VisionEncoder,
@@ -46,10 +43,11 @@ def export_item_tower(
     item_ids: Sequence[str],
     trained_N: Array,
     text: TextFields = TextFields(),  # noqa: B008
+    finish: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write an item tower as files.
 
-    The folder appears complete or not at all; one that is there is replaced.
+    The folder appears complete or not at all; an exported tower that is there is replaced.
 
     Args:
         tower: the trained tower, its tokenizer learned.
@@ -57,18 +55,15 @@ def export_item_tower(
         item_ids: the catalogue's item ids, in order.
         trained_N: True where the item has an identity vector of its own.
         text: what the items' text is made from.
+        finish: writes more into the folder before it appears; None: a card that tells nothing of the run.
+
+    Raises:
+        UserError: ``folder`` is there and is no exported tower.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        os.chmod(beside, 0o755)
+    with appearing(folder) as beside:
         _fill(tower, beside, item_ids, trained_N, text)
-        if folder.exists():
-            shutil.rmtree(folder)
-        beside.rename(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        (finish or write_card)(beside)
     return folder
 
 
@@ -88,19 +83,14 @@ def _fill(tower: ItemTower, folder: Path, item_ids: Sequence[str], trained_N: Ar
     preprocess = {
         name: vars(e.preprocess) for name, e in encoders.items() if e.preprocess and not isinstance(e, elsewhere)
     }
-    _write_json(folder / "config.json", config)
-    _write_json(folder / "preprocessor_config.json", preprocess)
+    write_json(folder / "config.json", config)
+    write_json(folder / "preprocessor_config.json", preprocess)
     if "identity" in encoders:
         rows = {item_ids[index]: index + 1 for index in np.flatnonzero(trained_N).tolist()}
-        _write_json(folder / "item_ids.json", rows)
+        write_json(folder / "item_ids.json", rows)
     if isinstance(reader := encoders.get("text"), TextEncoder):
         reader.preprocess.tokenizer.save_pretrained(folder)
-    tensors = {n: t.detach().cpu().contiguous() for n, t in tower.state_dict().items() if isinstance(t, torch.Tensor)}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    write_weights(folder, tower.state_dict())
 
 
 class ExportedItemTower:
@@ -138,11 +128,30 @@ class ExportedItemTower:
         Raises:
             UserError: an item has nothing that this tower reads, an unknown key, or a file cannot be decoded.
         """
-        if isinstance(items, Mapping | RawItem):
-            raise UserError("embed takes a list of items, and was given one item. Give [item].")
-        raw = [item if isinstance(item, RawItem) else self._raw(item) for item in items]
+        raw = self._raw_items(items)
         parts = [self._embed(raw[start : start + batch_size], skip_broken) for start in range(0, len(raw), batch_size)]
         return np.concatenate([np.zeros((0, self.dim), np.float32), *parts])
+
+    def inputs(self, items: Sequence[Mapping[str, Any] | RawItem], skip_broken: bool = False) -> dict[str, Array]:
+        """What ``onnx/model.onnx`` and ``model.pt2`` take for these items, in place of embedding them here.
+
+        Args:
+            items: as for ``embed``.
+            skip_broken: as for ``embed``.
+
+        Returns:
+            Arrays by input name, first axis n.
+
+        Raises:
+            UserError: as for ``embed``.
+        """
+        batch = self._batch(self._raw_items(items), skip_broken)
+        return {name: tensor.numpy() for name, tensor in dense(self.tower, batch).items()}
+
+    def _raw_items(self, items: Sequence[Mapping[str, Any] | RawItem]) -> list[RawItem]:
+        if isinstance(items, Mapping | RawItem):
+            raise UserError("embed takes a list of items, and was given one item. Give [item].")
+        return [item if isinstance(item, RawItem) else self._raw(item) for item in items]
 
     def _raw(self, item: Mapping[str, Any]) -> RawItem:
         encoders = self.tower.encoders.items()
@@ -167,7 +176,10 @@ class ExportedItemTower:
 
     @torch.no_grad()
     def _embed(self, items: list[RawItem], skip_broken: bool) -> Array:
-        device = next(self.tower.parameters()).device
+        batch = self._batch(items, skip_broken).to(next(self.tower.parameters()).device)
+        return self.tower(batch).float().cpu().numpy()
+
+    def _batch(self, items: list[RawItem], skip_broken: bool) -> ItemBatch:
         present_UM = torch.zeros(len(items), len(self.tower.modalities), dtype=torch.bool)
         content: dict[str, dict[str, torch.Tensor]] = {}
         for m, name in enumerate(self.tower.modalities):
@@ -185,8 +197,7 @@ class ExportedItemTower:
                 f"Item {items[empty[0]].item_id or empty[0]!r} has nothing that this tower reads. "
                 f"It reads {', '.join(self.tower.modalities)}; give at least one of them."
             )
-        batch = ItemBatch(torch.arange(len(items)), present_UM, content).to(device)
-        return self.tower(batch).float().cpu().numpy()
+        return ItemBatch(torch.arange(len(items)), present_UM, content)
 
     def _content(self, modality: str, item: RawItem, skip_broken: bool) -> dict[str, Array] | None:
         encoder = self.tower.encoders[modality]
@@ -213,53 +224,32 @@ def load_item_tower(folder: str | Path, device: str = "cpu") -> ExportedItemTowe
         device: where the network runs.
 
     Raises:
-        UserError: the folder is not an exported item tower, or of a newer format.
+        UserError: the folder is not an exported item tower, is damaged, or of another format.
     """
-    folder = Path(folder)
-    config = _read_json(folder, "config.json")
-    if config.get("model_type") != "avrec_item_tower" or config.get("format") != FORMAT:
-        raise UserError(
-            f"{folder}/config.json is of model_type {config.get('model_type')!r}, format {config.get('format')!r}. "
-            f"This version reads 'avrec_item_tower', format {FORMAT}. Export it again: python -m avrec.export ckpt=…"
+    files = Folder(folder, "item_tower")
+    config = files.config()
+    with files.reading():
+        # Exports from before encoders had kinds name none: there was one kind to a modality.
+        encoders = {name: ENCODERS[given.pop("kind", name)](**given) for name, given in config["encoders"].items()}
+        _restore_preprocess(files, encoders)
+        fusion = FUSIONS[config["fusion"]["name"]]
+        tower = ItemTower(
+            encoders,
+            lambda modalities, dim: fusion(modalities, dim, **config["fusion"]["options"]),
+            config["dim"],
+            config["modality_dropout"],
+            config["normalize"],
         )
-    # Exports from before encoders had kinds name none: there was one kind to a modality.
-    encoders = {name: ENCODERS[given.pop("kind", name)](**given) for name, given in config["encoders"].items()}
-    _restore_preprocess(folder, encoders)
-    fusion = FUSIONS[config["fusion"]["name"]]
-    tower = ItemTower(
-        encoders,
-        lambda modalities, dim: fusion(modalities, dim, **config["fusion"]["options"]),
-        config["dim"],
-        config["modality_dropout"],
-        config["normalize"],
-    )
-    missing, unexpected = tower.load_state_dict(load_file(_file(folder, "model.safetensors")), strict=False)
-    left = [name for name in [*missing, *unexpected] if not name.endswith("_extra_state")]
-    if left:
-        raise UserError(f"{folder}/model.safetensors does not fit its config.json: {left[:3]}. Export it again.")
-    rows = _read_json(folder, "item_ids.json") if "identity" in encoders else {}
-    return ExportedItemTower(tower.to(device), rows, TextFields(**config["text"]))
+        files.fill(tower)
+        rows = files.json("item_ids.json") if "identity" in encoders else {}
+        return ExportedItemTower(tower.to(device), rows, TextFields(**config["text"]))
 
 
-def _restore_preprocess(folder: Path, encoders: Mapping[str, Encoder]) -> None:
-    for name, settings in _read_json(folder, "preprocessor_config.json").items():
+def _restore_preprocess(files: Folder, encoders: Mapping[str, Encoder]) -> None:
+    for name, settings in files.json("preprocessor_config.json").items():
         vars(encoders[name].preprocess).update(settings)
     if isinstance(reader := encoders.get("text"), TextEncoder):
         from transformers import AutoTokenizer
 
         # Without a configuration of its own it would read the folder's config.json, and wonder.
-        reader.preprocess.tokenizer = AutoTokenizer.from_pretrained(folder, config=reader.network.config)
-
-
-def _file(folder: Path, name: str) -> Path:
-    if not (folder / name).is_file():
-        raise UserError(f"{folder} has no {name}: it is not an exported item tower. Give RUN/item_tower.")
-    return folder / name
-
-
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    path = _file(folder, name)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} could not be read as JSON: {error}. Export it again.") from error
+        reader.preprocess.tokenizer = AutoTokenizer.from_pretrained(files.path, config=reader.network.config)

@@ -95,10 +95,10 @@ class AttentionFusion(nn.Module):
 
     def forward(self, values_UMD: Float[Tensor, "U M D"], present_UM: Bool[Tensor, "U M"]) -> Float[Tensor, "U D"]:
         """Fuse."""
-        query = self.query_D.expand(len(values_UMD), 1, -1)
+        query = self.query_D.expand(values_UMD.shape[0], 1, -1)
         tokens = torch.cat([query, _kept(values_UMD, present_UM) + self.kind_MD], dim=1)
         # The query is a token of its own: an item without any modality still attends to something.
-        absent = torch.cat([present_UM.new_zeros(len(present_UM), 1), ~present_UM], dim=1)
+        absent = torch.cat([present_UM.new_zeros(present_UM.shape[0], 1), ~present_UM], dim=1)
         return self.layer(tokens, src_key_padding_mask=absent)[:, 0]
 
 

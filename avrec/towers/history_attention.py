@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 
 from avrec.batch import UserError
 
@@ -35,6 +36,7 @@ class HistoryAttention(nn.Module):
         super().__init__()
         if dim < 1 or heads < 1 or dim % heads:
             raise UserError(f"user_tower.attention.heads={heads} must divide dim={dim}. Give other numbers.")
+        self.options = {"depth": depth, "heads": heads, "max_history": max_history, "dropout": dropout}
         self.empty_history = nn.Parameter(torch.randn(dim) * dim**-0.5)
         self.max_history = max_history
         self.position_bias = nn.Embedding(max_history + 1, heads + 1)
@@ -62,7 +64,7 @@ class HistoryAttention(nn.Module):
         Returns:
             (B, L + 1, D); position q has read the first q items. Positions beyond a user's history are undefined.
         """
-        first = self.empty_history.to(history_BLD.dtype).expand(len(history_BLD), 1, -1)
+        first = self.empty_history.to(history_BLD.dtype).expand(history_BLD.shape[0], 1, -1)
         seen_BQD = torch.cat([first, history_BLD * history_present_BL.unsqueeze(-1)], dim=1)
         bias_BHQQ = self._bias(history_time_BL).to(seen_BQD.dtype)
         profile_BQD = bias_BHQQ[:, -1].softmax(-1) @ seen_BQD
@@ -72,12 +74,13 @@ class HistoryAttention(nn.Module):
         return profile_BQD + self.norm(x_BQD)
 
     def _bias(self, history_time_BL: Tensor) -> Float[Tensor, "B H Q Q"]:
-        B, L = history_time_BL.shape
-        place_Q = torch.arange(L + 1, device=history_time_BL.device)
+        place_Q = torch.arange(history_time_BL.shape[1] + 1, device=history_time_BL.device)
         distance_QQ = (place_Q[:, None] - place_Q[None, :]).clamp(0, self.max_history)
         gap_BLL = (history_time_BL[:, :, None] - history_time_BL[:, None, :]).clamp(min=0)
-        bucket_BQQ = torch.full((B, L + 1, L + 1), TIME_BUCKETS, device=history_time_BL.device, dtype=torch.long)
-        bucket_BQQ[:, 1:, 1:] = (1 + gap_BLL).log2().long().clamp(max=TIME_BUCKETS - 1)
+        # Compared, not computed: libraries round log2 of a power of two to either side of it.
+        edges = 2 ** torch.arange(1, TIME_BUCKETS, device=gap_BLL.device, dtype=gap_BLL.dtype)
+        bucket_BLL = torch.bucketize(1 + gap_BLL, edges, right=True)
+        bucket_BQQ = nn.functional.pad(bucket_BLL, (1, 0, 1, 0), value=TIME_BUCKETS)
         bias_BQQH = self.position_bias(distance_QQ) + self.time_bias(bucket_BQQ)
         past_QQ = place_Q[:, None] >= place_Q[None, :]
         return bias_BQQH.permute(0, 3, 1, 2).masked_fill(~past_QQ, float("-inf"))
@@ -99,5 +102,7 @@ class _Block(nn.Module):
         qkv = self.qkv(self.attention_norm(x_BQD)).chunk(3, dim=-1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in qkv)
         attended = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias_BHQQ)
+        if is_exporting():  # a graph's attention may lay its output out in another way than the one traced
+            attended = attended.contiguous()
         x_BQD = x_BQD + self.drop(self.out(attended.transpose(1, 2).flatten(2)))
         return x_BQD + self.mlp(x_BQD)

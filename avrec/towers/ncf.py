@@ -24,6 +24,7 @@ class NCF(nn.Module):
         self, dim: int = 64, columns: int = 0, hidden: Sequence[int] = (128, 64), dropout: float = 0.1
     ) -> None:
         super().__init__()
+        self.options = {"hidden": list(hidden), "dropout": dropout}
         layers: list[nn.Module] = []
         widths = [2 * dim + columns, *hidden]
         for width_in, width_out in zip(widths, widths[1:], strict=False):

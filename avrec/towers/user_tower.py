@@ -22,6 +22,7 @@ class UserColumns(nn.Module):
 
     def __init__(self, category_sizes: Sequence[int] = (), numbers: int = 0, width: int = 8) -> None:
         super().__init__()
+        self.options = {"category_sizes": list(category_sizes), "numbers": numbers, "width": width}
         self.tables = nn.ModuleList(nn.Embedding(size, width) for size in category_sizes)
         self.width = width * len(category_sizes) + numbers
 
@@ -38,7 +39,7 @@ class Queries(nn.Module):
         """The query after the whole history: what a user is served by."""
         query_BQD = self(users, item_XD)
         length_B = users.history_present_BL.sum(1)
-        return query_BQD[torch.arange(len(length_B), device=length_B.device), length_B]
+        return query_BQD[torch.arange(length_B.shape[0], device=length_B.device), length_B]
 
 
 class UserTower(Queries):

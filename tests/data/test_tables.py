@@ -171,7 +171,7 @@ def test_user_columns():
             "adult": [False, True, None, None],
         }
     )
-    codes, sizes, numbers = encode_user_columns(users)
+    codes, sizes, numbers, columns = encode_user_columns(users)
     # Categorical: plan, nothing, adult. Codes are sorted.
     assert codes.tolist() == [[0, 0, 1], [2, 0, 2], [1, 0, 0], [0, 0, 0]]
     assert codes.dtype == np.int64
@@ -179,11 +179,19 @@ def test_user_columns():
     # Numeric: age (mean 30, spread 10), constant, empty.
     np.testing.assert_allclose(numbers, [[1, 0, 0], [-1, 0, 0], [0, 0, 0], [0, 0, 0]])
     assert numbers.dtype == np.float32
+    assert columns == [
+        {"name": "plan", "values": ["free", "pro"]},
+        {"name": "age", "mean": 30.0, "spread": 10.0},
+        {"name": "constant", "mean": 0.0, "spread": 0.0},
+        {"name": "empty", "mean": 0.0, "spread": 0.0},
+        {"name": "nothing", "values": []},
+        {"name": "adult", "values": ["false", "true"]},
+    ]
 
 
 def test_no_user_table():
-    codes, sizes, numbers = encode_user_columns(pl.DataFrame({"user_id": ["a", "b"]}))
-    assert (codes.shape, sizes, numbers.shape) == ((2, 0), [], (2, 0))
+    codes, sizes, numbers, columns = encode_user_columns(pl.DataFrame({"user_id": ["a", "b"]}))
+    assert (codes.shape, sizes, numbers.shape, columns) == ((2, 0), [], (2, 0), [])
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])

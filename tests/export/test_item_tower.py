@@ -22,13 +22,16 @@ from avrec.data.batches import Identity, ItemBatches
 from avrec.data.preparation import prepare_content
 from avrec.data.sources.folder import FolderSource
 from avrec.data.tables import Catalogue
-from avrec.export import item_tower as export_module
+from avrec.export import folder as folder_module
 from avrec.export.item_tower import FUSIONS, export_item_tower
+from avrec.export.user_tower import export_user_tower
 from avrec.towers.encoders.audio import AudioEncoder
 from avrec.towers.encoders.identity import IdentityEncoder
 from avrec.towers.encoders.text import TextEncoder
 from avrec.towers.encoders.vision import VisionEncoder
 from avrec.towers.item_tower import ItemTower
+from avrec.towers.score import Score
+from avrec.towers.user_tower import MeanHistory
 
 DIM = 8
 FEW = 10
@@ -152,6 +155,10 @@ def files(demo_root, tmp_path_factory) -> dict[str, Path]:
 
 STRANGER = """
 import json, pickle, sys
+
+blocked = ("pytorch_lightning", "lightning_fabric", "hydra", "omegaconf", "wandb", "tensorboard")
+sys.modules.update(dict.fromkeys(blocked))  # importing one of them raises
+
 import numpy as np
 import torch
 import avrec
@@ -159,12 +166,13 @@ import avrec
 def refuse(*args, **kwargs):
     raise RuntimeError("something was unpickled")
 
-avrec.load_item_tower  # imports may unpickle; loading a tower may not
+avrec.load_item_tower, avrec.load_user_tower  # imports may unpickle; loading a tower may not
 work = json.load(sys.stdin)
 pickle.load = pickle.loads = pickle.Unpickler = torch.load = refuse
 vectors = {name: avrec.load_item_tower(folder).embed(work["items"]) for name, folder in work["folders"].items()}
 assert all(array.dtype == np.float32 for array in vectors.values())
-np.savez(work["out"], **vectors)
+users = avrec.load_user_tower(work["users"])
+np.savez(work["out"], **vectors, users=users.query([vectors["ConcatFusion"][:3], []], [[1, 5, 9], []]))
 """
 
 
@@ -191,7 +199,9 @@ def stranger(process, runs, rows, files, tmp_path_factory):
     out = tmp_path_factory.mktemp("stranger") / "vectors.npz"
     new = NEW | {"video": str(files["video"]), "audio": str(files["audio"])}
     folders = {name: str(run.folder) for name, run in runs.items()}
-    process.stdin.write(json.dumps({"folders": folders, "items": [*rows, new], "out": str(out)}))
+    users = export_user_tower(MeanHistory(), Score(temperature=0.5), out.parent / "users", DIM, 2)
+    work = {"folders": folders, "items": [*rows, new], "out": str(out), "users": str(users)}
+    process.stdin.write(json.dumps(work))
     process.stdin.close()
     process.stdin = None
     return process, out
@@ -346,7 +356,7 @@ def test_an_export_that_fails_leaves_the_older_one(run, tmp_path, monkeypatch):
 
     folder = run.export(tmp_path / "tower")
     before = sorted(folder.iterdir())
-    monkeypatch.setattr(export_module, "save_file", full)
+    monkeypatch.setattr(folder_module, "save_file", full)
     with pytest.raises(OSError, match="No space"):
         run.export(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["tower"]
@@ -356,7 +366,7 @@ def test_an_export_that_fails_leaves_the_older_one(run, tmp_path, monkeypatch):
 def test_an_export_is_json_and_safetensors(runs):
     for run in runs.values():
         for path in run.folder.rglob("*"):
-            assert path.suffix in (".json", ".safetensors"), path
+            assert path.suffix in (".json", ".safetensors") or path.name == "README.md", path
             if path.suffix == ".json":
                 json.loads(path.read_text())
         load_file(run.folder / "model.safetensors")
@@ -383,3 +393,28 @@ def test_a_strangers_vectors_are_the_runs(runs, stranger, files, variant):
     expected = run.vectors([*run.catalogue.items, new], np.append(run.trained_N, False))
     with np.load(out) as found:
         np.testing.assert_allclose(found[variant], expected, atol=1e-5)
+        users = [found["ConcatFusion"][1:3].mean(0) / 0.5, np.zeros(DIM)]
+        np.testing.assert_allclose(found["users"], users, atol=1e-5)
+
+
+def test_an_export_of_before_the_card_still_loads(run, exported, rows, tmp_path):
+    folder = run.export(tmp_path / "tower")
+    (folder / "README.md").unlink()
+    np.testing.assert_array_equal(avrec.load_item_tower(folder).embed(rows[:2]), exported.embed(rows[:2]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", b"junk"),
+        ("tokenizer.json", b"{}"),
+        ("preprocessor_config.json", b'{"video": {}}'),
+        ("config.json", b'{"model_type": "avrec_item_tower", "format": 1, "encoders": {"smell": {}}}'),
+    ],
+)
+def test_a_damaged_export_is_named_in_a_sentence(run, tmp_path, name, content):
+    folder = run.export(tmp_path / "tower")
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"tower is damaged .* Export it again: python -m avrec.export") as found:
+        avrec.load_item_tower(folder)
+    assert "\n" not in str(found.value)

@@ -127,7 +127,7 @@ class FolderSource:
         text = self._text_fields(items)
         label_name, labels = labels_of(items)
         users = self._users(tables.users, log.user_ids)
-        categories, sizes, numbers = encode_user_columns(users)
+        categories, sizes, numbers, coding = encode_user_columns(users)
         logger.info("%s: %d items, %d users, %d interactions", self.root, len(items), len(log.user_ids), len(log.rows))
         return Catalogue(
             root=self.root,
@@ -141,6 +141,7 @@ class FolderSource:
             user_categories=categories,
             category_sizes=sizes,
             user_numbers=numbers,
+            user_coding=coding,
             text=text,
             published_N=self._published(items),
             steps=[asdict(step) for step in log.steps],

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 
 from avrec.batch import ArraySpec
 from avrec.towers.encoders.base import Encoder, cut_of
@@ -92,7 +93,9 @@ class AudioEncoder(Encoder):
             features, first = content["features"][:, :steps], self.cut
             present_nS = _within(_halved(_halved(length_n)), steps)
         else:
-            (features, present_nS), first = self._stem(content["log_mel"][:, : int(length_n.max())], length_n), 0
+            # A graph for export has no shapes that depend on what it is given.
+            longest = content["log_mel"].shape[1] if is_exporting() else int(length_n.max())
+            (features, present_nS), first = self._stem(content["log_mel"][:, :longest], length_n), 0
         features = self.norm(self._run(features, present_nS, first, self.depth))
         mask = present_nS.unsqueeze(-1)
         mean = (features * mask).sum(1) / mask.sum(1)

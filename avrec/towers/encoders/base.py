@@ -1,7 +1,10 @@
 """What all encoders share: the seam between preprocess and network, and the cut below which layers are frozen."""
 
 import hashlib
+import sys
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -116,6 +119,19 @@ def cut_of(trainable_layers: str | int, depth: int, what: str) -> int | None:
         f"{what}.trainable_layers={trainable_layers} is not possible: this network has {depth} layers. "
         f"Give 'all', 'none' or a number from 1 to {depth}."
     )
+
+
+@contextmanager
+def not_imported(name: str) -> Iterator[None]:
+    """What is imported in this block goes without an optional package, as if it were not installed."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def masked_mean(values: Tensor, present: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig
 
 from avrec.batch import ArraySpec, UserError
@@ -111,7 +112,8 @@ class TextEncoder(Encoder):
         if "pooled" in content:
             return content["pooled"]
         tokens = content["tokens"].long()
-        longest = int((tokens != self._pad()).sum(1).max())
+        # A graph for export has no shapes that depend on what it is given.
+        longest = tokens.shape[1] if is_exporting() else int((tokens != self._pad()).sum(1).max())
         tokens = tokens[:, :longest]
         if self.cut is None or self.cut == self.depth:
             return self._whole(tokens)

@@ -4,16 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from jaxtyping import Bool, Float
-from timm.data.config import resolve_model_data_config
-from timm.models import ConvNeXt, EfficientNet, ResNet, VisionTransformer, get_pretrained_cfg, load_checkpoint
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 
 from avrec.batch import ArraySpec, UserError
-from avrec.towers.encoders.base import Encoder, cut_of, masked_mean
+from avrec.towers.encoders.base import Encoder, cut_of, masked_mean, not_imported
 from avrec.towers.encoders.preprocess import VisionPreprocess
+
+with not_imported("wandb"):  # timm would log training by it; whoever embeds an item needs no tracker
+    import timm
+    from timm.data.config import resolve_model_data_config
+    from timm.models import ConvNeXt, EfficientNet, ResNet, VisionTransformer, get_pretrained_cfg, load_checkpoint
 
 SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 128)}
 """A ConvNeXt of four blocks; LayerNorm, so that a vector does not depend on its batch."""
@@ -94,12 +97,10 @@ class VisionEncoder(Encoder):
     def lower(self, content: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per frame: the network's vector where it is frozen as a whole, else the features at the cut."""
         frames, present = content["frames"], content["frame_present"]
-        features = self._normalised(frames[present])
+        features = self._normalised(_taken(frames, present))
         for module in self.lower_modules():
             features = module(features)
-        stored = features.new_zeros(*present.shape, *features.shape[1:])
-        stored[present] = features
-        return {"features": stored, "frame_present": present}
+        return {"features": _put_back(features, present), "frame_present": present}
 
     def lower_arrays(self) -> dict[str, ArraySpec]:
         """Shapes of what ``lower`` returns."""
@@ -115,15 +116,13 @@ class VisionEncoder(Encoder):
         """Encode n items; frames that do not exist are not computed."""
         present_nF = self._drawn(content["frame_present"])
         if "features" in content:
-            frame_features = self._upper(content["features"][present_nF])
+            frame_features = self._upper(_taken(content["features"], present_nF))
         elif self.cut is None:
-            frame_features = self.network(self._normalised(content["frames"][present_nF]))
+            frame_features = self.network(self._normalised(_taken(content["frames"], present_nF)))
         else:
             features = self.lower({"frames": content["frames"], "frame_present": present_nF})["features"]
-            frame_features = self._upper(features[present_nF])
-        values_nFD = frame_features.new_zeros(*present_nF.shape, self.out_dim)
-        values_nFD[present_nF] = frame_features
-        return self._pooled(values_nFD, present_nF)
+            frame_features = self._upper(_taken(features, present_nF))
+        return self._pooled(_put_back(frame_features, present_nF), present_nF)
 
     def _upper(self, features: Tensor) -> Tensor:
         if not self.stages:
@@ -159,6 +158,20 @@ class VisionEncoder(Encoder):
             "pooling": self.pooling,
             "trainable_layers": self.trainable_layers,
         }
+
+
+def _taken(values_nF: Tensor, present_nF: Tensor) -> Tensor:
+    """The frames that exist; in a graph for export, whose shapes cannot depend on what it is given, all of them."""
+    return values_nF.flatten(0, 1) if is_exporting() else values_nF[present_nF]
+
+
+def _put_back(values: Tensor, present_nF: Tensor) -> Tensor:
+    """The reverse of ``_taken``; zeros where there is no frame."""
+    if is_exporting():
+        return values.unflatten(0, present_nF.shape)
+    values_nF = values.new_zeros(*present_nF.shape, *values.shape[1:])
+    values_nF[present_nF] = values
+    return values_nF
 
 
 def _network(name: str | None, weights: str | Path | None, size: int) -> Any:
