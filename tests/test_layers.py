@@ -21,7 +21,10 @@ ALLOWED = {
     # Thumbnails are decoded as the catalogue was.
     "report": {"evaluation", "data.media", "data.limits"},
     # The three that put the pieces together.
-    "config": {"data", "towers", "training"},
+    "hints": set(),
+    "config": {"data", "towers", "training", "hints", "sweep"},
+    "sweep": set(),
+    "tracking": {"evaluation", "config"},
     "measuring": {"data", "evaluation", "training", "pipeline"},
     "pipeline": {"data", "towers", "evaluation", "training", "report", "config", "measuring"},
     "__init__": {"export"},
