@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, errors
 
+from avrec import sweep
 from avrec.batch import MODALITIES, UserError
 from avrec.hints import CONF, explain, for_hydra, must_be_given
 
@@ -153,7 +154,10 @@ def build_module(cfg: DictConfig, data: "TwoTowerData", validate: Callable[..., 
 
 def build_trainer(cfg: DictConfig) -> "pl.Trainer":
     """The Trainer with its callbacks and logger."""
+    from hydra.core.hydra_config import HydraConfig
     from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
+
+    from avrec.training.callbacks import TrialReport
 
     _hush()
     logger: Any = instantiate(cfg.logger, "logger") if cfg.logger is not None else False
@@ -163,6 +167,9 @@ def build_trainer(cfg: DictConfig) -> "pl.Trainer":
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     if sys.stderr.isatty():
         callbacks.append(RichProgressBar())
+    if os.environ.get(sweep.TRIAL):
+        pruner = instantiate(HydraConfig.get().sweeper.get("pruner"), "hydra.sweeper.pruner")
+        callbacks.append(TrialReport(cfg.monitor, sweep.reporter(pruner)))
     return instantiate(
         cfg.trainer,
         "trainer",

@@ -64,6 +64,8 @@ def explain(error: Exception, config_name: str) -> str:
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:
         return must_be_given(missing.group(1))
+    if "Error locating target 'optuna" in text:
+        return "A sweep needs Optuna: pip install 'avrec[sweep]'."
     return " ".join(lines[:2])
 
 

@@ -5,6 +5,7 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -106,6 +107,26 @@ class EpochLine(pl.Callback):
         stopper = trainer.early_stopping_callback
         if stopper is not None and stopper.stopped_epoch:
             log.info("stopped early: %s has not improved in %d epochs", stopper.monitor, stopper.patience)
+
+
+class TrialReport(pl.Callback):
+    """Tells a sweep how each validation went.
+
+    Args:
+        monitor: the metric.
+        report: takes (how many validations, value); raises to end the run.
+    """
+
+    def __init__(self, monitor: str, report: Callable[[int, float], None]) -> None:
+        self.monitor = monitor
+        self.report = report
+        self.validations = 0
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report."""
+        if not trainer.sanity_checking:
+            self.validations += 1
+            self.report(self.validations, float(trainer.callback_metrics[self.monitor]))
 
 
 class GracefulStop(pl.Callback):
