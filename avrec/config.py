@@ -60,7 +60,8 @@ def instantiate(node: Any, where: str, **more: Any) -> Any:
         if isinstance(cause, errors.MissingMandatoryValue):
             raise UserError(must_be_given(cause.full_key or where)) from error
         if isinstance(cause, ImportError) or "Error locating target" in str(error):
-            raise UserError(f"{where}: {_target_of(error)} Install its package: make pretrained.") from error
+            extra = f"pip install 'avrec[{where.rpartition('.')[2]}]'" if "." in where else "make pretrained"
+            raise UserError(f"{where}: {_target_of(error)} Install its package: {extra}.") from error
         raise UserError(_cannot_be(where, cause or error)) from error
 
 
@@ -160,11 +161,10 @@ def build_trainer(cfg: DictConfig) -> "pl.Trainer":
     from avrec.training.callbacks import TrialReport
 
     _hush()
-    logger: Any = instantiate(cfg.logger, "logger") if cfg.logger is not None else False
+    loggers = [instantiate(node, f"logger.{name}") for name, node in (cfg.logger or {}).items() if node]
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in (cfg.callbacks or {}).items() if node]
-    if logger is not False:
+    if loggers:
         callbacks.append(LearningRateMonitor("step"))
-        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     if sys.stderr.isatty():
         callbacks.append(RichProgressBar())
     if os.environ.get(sweep.TRIAL):
@@ -174,7 +174,7 @@ def build_trainer(cfg: DictConfig) -> "pl.Trainer":
         cfg.trainer,
         "trainer",
         callbacks=callbacks,
-        logger=logger,
+        logger=loggers or False,
         default_root_dir=str(cfg.run_dir),
         enable_progress_bar=sys.stderr.isatty(),
     )
@@ -184,7 +184,11 @@ def _hush() -> None:
     """Leave out what Lightning says at every start and nobody can act on."""
     import warnings
 
-    for message in (".*isinstance.treespec, LeafSpec.*", "Checkpoint directory .* exists and is not empty.*"):
+    for message in (
+        ".*isinstance.treespec, LeafSpec.*",
+        "Checkpoint directory .* exists and is not empty.*",
+        ".*special characters in metric name.*",  # MLflow takes no @
+    ):
         warnings.filterwarnings("ignore", message)
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(_worth_saying)
@@ -214,11 +218,17 @@ def save(cfg: DictConfig, path: Path) -> None:
     assert isinstance(train, DictConfig)
     placed = cfg.copy()
     placed.run_dir = mark
-    plain = {**hidden(OmegaConf.to_container(placed, resolve=True)), "run_dir": "${hydra:runtime.output_dir}"}
+    settings = {**plain(placed), "run_dir": "${hydra:runtime.output_dir}"}
     overrides = [entry for entry in train.defaults if str(next(iter(entry))).startswith("override hydra/")]
-    again = OmegaConf.create({"defaults": ["_self_", *overrides], **plain, "hydra": train.hydra})
+    again = OmegaConf.create({"defaults": ["_self_", *overrides], **settings, "hydra": train.hydra})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(OmegaConf.to_yaml(again).replace(mark, "${run_dir}"), encoding="utf-8")
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A config resolved, without its secrets."""
+    tree: dict[str, Any] = hidden(OmegaConf.to_container(cfg, resolve=True))
+    return tree
 
 
 def hidden(tree: Any) -> Any:

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from avrec.batch import UserError
 
@@ -48,6 +48,7 @@ class Study:
         n_trials: how many in all, whichever process runs them. A study without a sampler is the whole grid.
         sampler: chooses; None: every combination of the space's choices, in order.
         direction: maximize or minimize.
+        metric: what the values are, for the pictures.
 
     Raises:
         UserError: the folder holds a sweep over something else.
@@ -60,12 +61,13 @@ class Study:
         given: Sequence[str] = (),
         n_trials: int = 20,
         sampler: Any = None,
-        direction: str = "maximize",
+        direction: Literal["maximize", "minimize"] = "maximize",
+        metric: str = "value",
     ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.folder, self.space, self.given = Path(folder), dict(space), list(given)
+        self.folder, self.space, self.given, self.metric = Path(folder), dict(space), list(given), metric
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._lock("study"):
             self.study = optuna.create_study(
@@ -162,7 +164,11 @@ class Study:
         """A row for each trial, best first."""
         sign = -1 if self.study.direction.name == "MAXIMIZE" else 1
         trials = self.study.get_trials(deepcopy=False)
-        order = sorted(trials, key=lambda t: (ENDS.index(t.state.name) if t.state.name in ENDS else 3, sign * _value(t)))
+
+        def place(trial: "optuna.trial.FrozenTrial") -> tuple[int, float]:
+            value = trial.value if trial.value is not None else 0.0
+            return (ENDS.index(trial.state.name) if trial.state.name in ENDS else len(ENDS)), sign * value
+
         return [
             {
                 "trial": trial.number,
@@ -172,7 +178,7 @@ class Study:
                 "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
                 "error": trial.user_attrs.get("error"),
             }
-            for trial in order
+            for trial in sorted(trials, key=place)
         ]
 
     def write(self) -> list[dict[str, Any]]:
@@ -196,14 +202,16 @@ class Study:
 
     def _page(self, rows: list[dict[str, Any]]) -> str:
         def cells(tag: str, values: Sequence[Any]) -> str:
-            return "<tr>" + "".join(f"<{tag}>{'' if v is None else escape(str(v))}</{tag}>" for v in values) + "</tr>"
+            return f"<tr>{''.join(f'<{tag}>{escape(brief(value))}</{tag}>' for value in values)}</tr>"
 
-        table = cells("th", list(rows[0])) + "".join(cells("td", list(row.values())) for row in rows) if rows else ""
+        names = [name.rpartition(".")[2] for name in rows[0]] if rows else []
+        table = cells("th", names) + "".join(cells("td", list(row.values())) for row in rows)
         best = self.best_command() or "No trial was completed."
         return (
             f"<!doctype html><meta charset=utf-8><title>{escape(self.folder.name)}</title><style>{_STYLE}</style>"
             f"<h1>{escape(self.folder.name)}</h1><h2>The best</h2><pre>{escape(best)}</pre>"
-            f"{''.join(self._pictures())}<h2>Trials</h2><table>{table}</table>"
+            f"{''.join(self._pictures())}<h2>Trials</h2><p>Value: {escape(self.metric)}.</p>"
+            f"<div class=wide><table>{table}</table></div>"
         )
 
     def _pictures(self) -> list[str]:
@@ -215,29 +223,40 @@ class Study:
         if not done:
             return []
         varied = [name for name in self.space if len({str(trial.params[name]) for trial in done}) > 1]
-        figures = [("The course of the sweep", visualization.plot_optimization_history(self.study))]
+        figures = [
+            ("The course of the sweep", visualization.plot_optimization_history(self.study, target_name=self.metric))
+        ]
         if varied:
-            figures.append(("All trials", visualization.plot_parallel_coordinate(self.study, params=varied)))
+            figure = visualization.plot_parallel_coordinate(self.study, params=varied, target_name=self.metric)
+            # Its own labels are cut short, at the end that tells keys apart.
+            for axis, key in zip(figure.data[0].dimensions[1:], sorted(varied), strict=True):
+                axis.label = key.rpartition(".")[2]
+            figures.append(("All trials", figure))
         if len(done) >= 4 and len(varied) > 1:
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-            importances = visualization.plot_param_importances(self.study, evaluator=evaluator, params=varied)
-            figures.insert(0, ("What matters", importances))
-        pages = []
-        for place, (title, figure) in enumerate(figures):
+            figure = visualization.plot_param_importances(
+                self.study, evaluator=evaluator, params=varied, target_name=self.metric
+            )
+            figures.insert(0, ("What matters", figure))
+        pages: list[str] = []
+        for title, figure in figures:
             figure.update_layout(title=None, template="plotly_white", height=420, margin={"t": 40})
-            pages.append(f"<h2>{title}</h2>{figure.to_html(full_html=False, include_plotlyjs=place == 0)}")
+            settings = {"include_plotlyjs": not pages, "config": {"displayModeBar": False}}
+            pages.append(f"<h2>{title}</h2>{figure.to_html(full_html=False, **settings)}")
         return pages
 
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "pre{background:#f4f4f4;padding:1rem;white-space:pre-wrap}table{border-collapse:collapse;font-size:13px}"
-    "td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:left}"
+    "td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}"
+    ".wide{overflow-x:auto}"
 )
 
 
-def _value(trial: "optuna.trial.FrozenTrial") -> float:
-    return trial.value if trial.value is not None else 0.0
+def brief(value: Any) -> str:
+    """A cell of a table."""
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def storage_of(folder: Path) -> Any:

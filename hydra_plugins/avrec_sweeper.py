@@ -44,8 +44,9 @@ class StudySweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra gives, and make the launcher."""
-        self.config, self.hydra_context = config, hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
+        self.config: Any = config
+        self.hydra_context: Any = hydra_context
+        self.launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
@@ -73,7 +74,7 @@ class StudySweeper(Sweeper):
         self.hydra_context.config_loader.load_sweep_config(self.config, [*given, *first])
         folder = Path(self.config.hydra.sweep.dir)
         begun = [argument for argument in given if not argument.startswith("sweep=")]
-        study = Study(folder, space, begun, **self.options)
+        study = Study(folder, space, begun, **self.options, metric=self.config.monitor)
         say(f"sweep folder: {folder} (the same command with hydra.sweep.dir={folder} goes on, or joins in)")
         job = 0
         while trials := [trial for trial in (study.claim() for _ in range(self.n_jobs)) if trial]:
@@ -100,8 +101,9 @@ def distribution_of(override: Override) -> Any:
     value = override.value()
     if not isinstance(value, IntervalSweep):
         return CategoricalDistribution(list(override.sweep_string_iterator()))
-    whole = isinstance(value.start, int) and isinstance(value.end, int)
-    return (IntDistribution if whole else FloatDistribution)(value.start, value.end, log="log" in value.tags)
+    ends: Any = (value.start, value.end)
+    whole = all(isinstance(end, int) for end in ends)
+    return (IntDistribution if whole else FloatDistribution)(*ends, log="log" in value.tags)
 
 
 def say(line: str) -> None:
@@ -114,12 +116,13 @@ def show(rows: list[dict[str, Any]], best: str | None, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from avrec.sweep import brief
+
     console = Console(width=None if Console().is_terminal else 160)
     columns = [name for name in rows[0] if any(row[name] is not None for row in rows)] if rows else []
-    table = Table(*(name.rpartition(".")[2] for name in columns), title=f"the best of {len(rows)} trials", title_justify="left")
+    table = Table(*(name.rpartition(".")[2] for name in columns), title=f"{len(rows)} trials, the best first")
     for row in rows[:10]:
-        cells = (row[name] for name in columns)
-        table.add_row(*("" if c is None else f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells))
+        table.add_row(*(brief(row[name]) for name in columns))
     console.print(table)
     say(f"all trials, and pictures: {folder / 'sweep.html'} and trials.csv")
     say(f"the best, trained and measured in full:\n  {best}" if best else "no trial was completed; see their errors")
