@@ -32,8 +32,9 @@ def for_hydra(arguments: list[str]) -> list[str]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-path", "-cp", type=Path)
     known, rest = parser.parse_known_args(arguments)
+    rest.sort(key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra's parser loses what is before it
     if known.config_path is None:
-        return arguments
+        return rest
     if not known.config_path.is_dir():
         raise UserError(f"--config-path {known.config_path} is not a folder. Give a run's folder, or one like conf/.")
     # A run's config.yaml holds no groups: those of Hydra's own that it names are here.

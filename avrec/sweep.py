@@ -228,9 +228,6 @@ class Study:
         ]
         if varied:
             figure = visualization.plot_parallel_coordinate(self.study, params=varied, target_name=self.metric)
-            # Its own labels are cut short, at the end that tells keys apart.
-            for axis, key in zip(figure.data[0].dimensions[1:], sorted(varied), strict=True):
-                axis.label = key.rpartition(".")[2]
             figures.append(("All trials", figure))
         if len(done) >= 4 and len(varied) > 1:
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()

@@ -101,9 +101,9 @@ def distribution_of(override: Override) -> Any:
     value = override.value()
     if not isinstance(value, IntervalSweep):
         return CategoricalDistribution(list(override.sweep_string_iterator()))
-    ends: Any = (value.start, value.end)
-    whole = all(isinstance(end, int) for end in ends)
-    return (IntDistribution if whole else FloatDistribution)(*ends, log="log" in value.tags)
+    whole = isinstance(value.start, int) and isinstance(value.end, int)
+    make: Any = IntDistribution if whole else FloatDistribution
+    return make(value.start, value.end, log="log" in value.tags)
 
 
 def say(line: str) -> None:
