@@ -41,7 +41,12 @@ def code_version() -> dict[str, str]:
         own = "not installed"
     commit = git("rev-parse", "HEAD")
     changed = "+" if commit and git("status", "--porcelain", "--untracked-files=no") else ""
-    return {"avrec": own, "commit": commit + changed, "python": platform.python_version(), "torch": torch.__version__}
+    return {
+        "avrec": own,
+        "commit": commit + changed,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
 
 
 @contextmanager
@@ -64,10 +69,9 @@ def tracked(trainer: "pl.Trainer", config: Mapping[str, Any], data: Mapping[str,
         failed = False
     finally:
         for logger in loggers:
+            logger.finalize("failed" if failed else "success")
             if _kind(logger) == "wandb":
                 logger.experiment.finish(exit_code=int(failed))
-            elif _kind(logger) == "mlflow":
-                logger.experiment.set_terminated(logger.run_id, "FAILED" if failed else "FINISHED")
 
 
 def send(
