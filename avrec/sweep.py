@@ -69,7 +69,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder, self.space, self.given, self.metric = Path(folder), dict(space), list(given), metric
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._lock("study"):
+        with lock_of(self.folder, "study"):
             self.study = optuna.create_study(
                 storage=storage_of(self.folder),
                 study_name=NAME,
@@ -97,22 +97,16 @@ class Study:
         for values in itertools.product(*(distribution.choices for distribution in self.space.values())):  # type: ignore[attr-defined]
             self.study.enqueue_trial(dict(zip(self.space, values, strict=True)), skip_if_exists=True)
 
-    def _lock(self, name: str) -> "FileLock":
-        from filelock import FileLock
-
-        (self.folder / "locks").mkdir(exist_ok=True)
-        return FileLock(self.folder / "locks" / f"{name}.lock")
-
     def claim(self) -> Trial | None:
         """The next trial: one whose process is gone, else a new one; None where all are done or in others' hands."""
         import optuna
         from filelock import Timeout
 
-        with self._lock("study"):
+        with lock_of(self.folder, "study"):
             trials = self.study.get_trials(deepcopy=False)
             for trial in trials:
                 if trial.state.name == "RUNNING":
-                    lock = self._lock(str(trial.number))
+                    lock = lock_of(self.folder, str(trial.number))
                     try:
                         lock.acquire(blocking=False)
                     except Timeout:
@@ -121,7 +115,7 @@ class Study:
             if len(trials) >= self.n_trials and not any(trial.state.name == "WAITING" for trial in trials):
                 return None
             found = self.study.ask()
-            lock = self._lock(str(found.number))
+            lock = lock_of(self.folder, str(found.number))
             lock.acquire()
             return self._taken(found, lock)
 
@@ -131,27 +125,29 @@ class Study:
         return Trial(trial, [f"{name}={value}" for name, value in values.items()], lock)
 
     def tell(self, trial: Trial, outcome: Any) -> str:
-        """Record what became of a trial: its value, or the exception that ended it.
+        """Record what became of a trial, its value or the exception that ended it, and let go of it.
 
         Returns:
             It in a line.
         """
+        with lock_of(self.folder, "study"):
+            told = self._record(trial.handle, outcome)
+            trial.lock.release()
+        return f"trial {trial.handle.number}: {' '.join(trial.overrides)}: {told}"
+
+    def _record(self, handle: "optuna.Trial", outcome: Any) -> str:
         from optuna.trial import TrialState
 
-        told = f"trial {trial.handle.number}: {' '.join(trial.overrides)}:"
-        try:
-            if type(outcome).__name__ == "TrialPruned":
-                self.study.tell(trial.handle, state=TrialState.PRUNED)
-                return f"{told} pruned"
-            if isinstance(outcome, int | float) and not math.isnan(outcome):
-                self.study.tell(trial.handle, float(outcome))
-                return f"{told} {outcome:.4f}"
-            reason = "no value" if outcome is None else (str(outcome) or type(outcome).__name__).splitlines()[0]
-            trial.handle.set_user_attr("error", reason)
-            self.study.tell(trial.handle, state=TrialState.FAIL)
-            return f"{told} failed: {reason}"
-        finally:
-            trial.lock.release()
+        if type(outcome).__name__ == "TrialPruned":
+            self.study.tell(handle, state=TrialState.PRUNED)
+            return "pruned"
+        if isinstance(outcome, int | float) and not math.isnan(outcome):
+            self.study.tell(handle, float(outcome))
+            return f"{outcome:.4f}"
+        reason = "no value" if outcome is None else (str(outcome) or type(outcome).__name__).splitlines()[0]
+        handle.set_user_attr("error", reason)
+        self.study.tell(handle, state=TrialState.FAIL)
+        return f"failed: {reason}"
 
     def best_command(self) -> str | None:
         """The command line that trains the best trial's model in full; None without a finished trial."""
@@ -256,6 +252,17 @@ def brief(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def lock_of(folder: Path, name: str) -> "FileLock":
+    """A lock that ends with its process: ``study``, for all that writes to the study, or a trial's number.
+
+    SQLite alone makes writers wait for each other only as long as none of them has read before.
+    """
+    from filelock import FileLock
+
+    (folder / "locks").mkdir(exist_ok=True)
+    return FileLock(folder / "locks" / f"{name}.lock")
+
+
 def storage_of(folder: Path) -> Any:
     """The SQLite file of a sweep's folder."""
     import optuna
@@ -276,15 +283,16 @@ def reporter(pruner: Any) -> Callable[[int, float], None]:
     """
     import optuna
 
-    number, _, folder = os.environ[TRIAL].partition("@")
-    study = optuna.load_study(
-        study_name=NAME, storage=storage_of(Path(folder)), pruner=pruner or optuna.pruners.NopPruner()
-    )
-    trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[int(number)]._trial_id)
+    number, _, place = os.environ[TRIAL].partition("@")
+    folder, pruner = Path(place), pruner or optuna.pruners.NopPruner()
+    with lock_of(folder, "study"):
+        study = optuna.load_study(study_name=NAME, storage=storage_of(folder), pruner=pruner)
+        trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[int(number)]._trial_id)
 
     def report(step: int, value: float) -> None:
-        trial.report(value, step)
-        if trial.should_prune():
-            raise optuna.TrialPruned
+        with lock_of(folder, "study"):
+            trial.report(value, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
 
     return report

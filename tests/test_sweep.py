@@ -257,7 +257,7 @@ def test_a_sweep_of_trainings_is_killed_goes_on_and_is_shared(tmp_path: Path) ->
     first.wait()
     both = [start(), start()]
     said = [one.communicate(timeout=300)[1] for one in both]
-    assert [one.returncode for one in both] == [0, 0]
+    assert [one.returncode for one in both] == [0, 0], said
     trials = optuna.load_study(study_name=sweep.NAME, storage=sweep.storage_of(tmp_path / "sweep")).trials
     assert len(trials) == 8
     assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
