@@ -1,6 +1,5 @@
 """The only file that knows Hydra and OmegaConf: from a config to the pieces, and from a user's slip to its cure."""
 
-import difflib
 import logging
 import os
 import re
@@ -12,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, errors
 
+from avrec import sweep
 from avrec.batch import MODALITIES, UserError
+from avrec.hints import CONF, explain, for_hydra, must_be_given
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from avrec.training.module import TwoTowerModule
 
 log = logging.getLogger(__name__)
-CONF = Path(__file__).resolve().parent.parent / "conf"
+_SECRET = re.compile(r"(^|_)(token|secret|password|passwd|api_?key|credentials?)$", re.IGNORECASE)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -49,7 +50,7 @@ def instantiate(node: Any, where: str, **more: Any) -> Any:
             # Not handed to Hydra: it would turn dataclasses into configs.
             return hydra.utils.instantiate(node, _partial_=True)(**more)
     except errors.MissingMandatoryValue as error:
-        raise UserError(_must_be_given(error.full_key or where)) from error
+        raise UserError(must_be_given(error.full_key or where)) from error
     except InstantiationException as error:
         cause = error.__cause__
         while isinstance(cause, InstantiationException):
@@ -57,9 +58,10 @@ def instantiate(node: Any, where: str, **more: Any) -> Any:
         if isinstance(cause, UserError):
             raise cause from None
         if isinstance(cause, errors.MissingMandatoryValue):
-            raise UserError(_must_be_given(cause.full_key or where)) from error
+            raise UserError(must_be_given(cause.full_key or where)) from error
         if isinstance(cause, ImportError) or "Error locating target" in str(error):
-            raise UserError(f"{where}: {_target_of(error)} Install its package: make pretrained.") from error
+            extra = f"pip install 'avrec[{where.rpartition('.')[2]}]'" if "." in where else "make pretrained"
+            raise UserError(f"{where}: {_target_of(error)} Install its package: {extra}.") from error
         raise UserError(_cannot_be(where, cause or error)) from error
 
 
@@ -86,10 +88,6 @@ def building(where: str) -> Iterator[None]:
 def _cannot_be(where: str, error: BaseException) -> str:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"{where} cannot be built from what was given: {reason} Look at its file in conf/ for what it takes."
-
-
-def _must_be_given(key: str) -> str:
-    return f"{key} must be given and is not. Add {key}=VALUE to the command."
 
 
 def _target_of(error: Exception) -> str:
@@ -157,21 +155,26 @@ def build_module(cfg: DictConfig, data: "TwoTowerData", validate: Callable[..., 
 
 def build_trainer(cfg: DictConfig) -> "pl.Trainer":
     """The Trainer with its callbacks and logger."""
+    from hydra.core.hydra_config import HydraConfig
     from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
 
+    from avrec.training.callbacks import TrialReport
+
     _hush()
-    logger: Any = instantiate(cfg.logger, "logger") if cfg.logger is not None else False
+    loggers = [instantiate(node, f"logger.{name}") for name, node in (cfg.logger or {}).items() if node]
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in (cfg.callbacks or {}).items() if node]
-    if logger is not False:
+    if loggers:
         callbacks.append(LearningRateMonitor("step"))
-        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     if sys.stderr.isatty():
         callbacks.append(RichProgressBar())
+    if os.environ.get(sweep.TRIAL):
+        pruner = instantiate(HydraConfig.get().sweeper.get("pruner"), "hydra.sweeper.pruner")
+        callbacks.append(TrialReport(cfg.monitor, sweep.reporter(pruner)))
     return instantiate(
         cfg.trainer,
         "trainer",
         callbacks=callbacks,
-        logger=logger,
+        logger=loggers or False,
         default_root_dir=str(cfg.run_dir),
         enable_progress_bar=sys.stderr.isatty(),
     )
@@ -181,7 +184,11 @@ def _hush() -> None:
     """Leave out what Lightning says at every start and nobody can act on."""
     import warnings
 
-    for message in (".*isinstance.treespec, LeafSpec.*", "Checkpoint directory .* exists and is not empty.*"):
+    for message in (
+        ".*isinstance.treespec, LeafSpec.*",
+        "Checkpoint directory .* exists and is not empty.*",
+        ".*special characters in metric name.*",  # MLflow takes no @
+    ):
         warnings.filterwarnings("ignore", message)
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(_worth_saying)
@@ -206,9 +213,35 @@ def build_ranking_trainer(cfg: DictConfig) -> "pl.Trainer":
 
 
 def save(cfg: DictConfig, path: Path) -> None:
-    """Write the resolved config."""
+    """Write the resolved config: ``--config-path`` of its folder makes the same run again, in a folder of its own."""
+    mark, train = "@run_dir@", OmegaConf.load(CONF / "train.yaml")
+    assert isinstance(train, DictConfig)
+    placed = cfg.copy()
+    placed.run_dir = mark
+    settings = {**plain(placed), "run_dir": "${hydra:runtime.output_dir}"}
+    overrides = [entry for entry in train.defaults if str(next(iter(entry))).startswith("override hydra/")]
+    again = OmegaConf.create({"defaults": ["_self_", *overrides], **settings, "hydra": train.hydra})
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    path.write_text(OmegaConf.to_yaml(again).replace(mark, "${run_dir}"), encoding="utf-8")
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A config resolved, without its secrets."""
+    tree: dict[str, Any] = hidden(OmegaConf.to_container(cfg, resolve=True))
+    return tree
+
+
+def hidden(tree: Any) -> Any:
+    """A plain config without its secrets: values of keys such as ``token``, and passwords in addresses.
+
+    >>> hidden({"api_key": "x", "max_tokens": 3, "root": "db://me:x@host/"})
+    {'api_key': '***', 'max_tokens': 3, 'root': 'db://***@host/'}
+    """
+    if isinstance(tree, dict):
+        return {key: "***" if value and _SECRET.search(str(key)) else hidden(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [hidden(value) for value in tree]
+    return re.sub(r"(?<=://)[^/@\s]+(?=@)", "***", tree) if isinstance(tree, str) else tree
 
 
 def of_run(ckpt: str | Path) -> DictConfig:
@@ -227,6 +260,9 @@ def of_run(ckpt: str | Path) -> DictConfig:
         )
     cfg = OmegaConf.load(path)
     assert isinstance(cfg, DictConfig)
+    for key in ("defaults", "hydra"):
+        cfg.pop(key, None)
+    cfg.run_dir = str(path.parent)
     return cfg
 
 
@@ -289,9 +325,13 @@ def entry(main: Callable[[], Any], config_name: str) -> int:
     """
     from hydra.errors import HydraException
 
+    from avrec import sweeper
+
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    sweeper.register()
     try:
         with slips():
+            sys.argv[1:] = for_hydra(sys.argv[1:])
             main()
     except (HydraException, errors.OmegaConfBaseException) as error:
         print(f"error: {explain(error, config_name)}", file=sys.stderr)
@@ -327,6 +367,8 @@ def slips(run_dir: str | Path | None = None) -> Iterator[None]:
     try:
         yield
     except UserError as error:
+        if run_dir is not None and _one_of_many():  # the others go on
+            raise
         print(f"error: {error}", file=sys.stderr)
         if run_dir is not None:
             _remove_if_bare(Path(run_dir))
@@ -339,6 +381,12 @@ def slips(run_dir: str | Path | None = None) -> Iterator[None]:
         raise SystemExit(130) from None
 
 
+def _one_of_many() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+
+    return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
+
+
 def _remove_if_bare(run_dir: Path) -> None:
     # A quarantine report is what the message refers to: it stays, and so does its folder.
     if run_dir.is_dir() and {path.name for path in run_dir.iterdir()} <= {"log.txt", "config.yaml"}:
@@ -346,56 +394,3 @@ def _remove_if_bare(run_dir: Path) -> None:
         for path in run_dir.iterdir():
             path.unlink()
         run_dir.rmdir()
-
-
-def explain(error: Exception, config_name: str) -> str:
-    """A config error in one sentence or two, with the nearest key or option."""
-    text = str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    unknown = re.search(r"Could not override '([^']+)'", text)
-    if unknown:
-        key = unknown.group(1).split("@")[0]
-        known = known_keys(config_name)
-        if key in known:
-            group = key.partition(".")[0]
-            return f"{key} has no place under the {group} that this command chooses. Leave out one of the two."
-        near = nearest(key, known)
-        script = "-m avrec.data.check" if config_name == "check" else f"{config_name}.py"
-        return f"There is no key {key}. {near} Every key: python {script} --cfg job"
-    option = re.search(r"Could not find '([^']+)'", text)
-    if option:
-        group, _, name = option.group(1).rpartition("/")
-        options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        return f"{group}={name} is not there. {nearest(name, options)} {group} can be {', '.join(options)}."
-    missing = re.search(r"Missing mandatory value: (\S+)", text)
-    if missing:
-        return _must_be_given(missing.group(1))
-    return " ".join(lines[:2])
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """ "Did you mean …?", or nothing where nothing is near."""
-    by_tail = {known.rsplit(".", 1)[-1]: known for known in names}
-    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if not found:
-        found = [by_tail[tail] for tail in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_tail, n=1, cutoff=0.7)]
-    return f"Did you mean {found[0]}?" if found else ""
-
-
-def known_keys(config_name: str) -> list[str]:
-    """Every key of a primary config with its defaults, and its groups."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(config_name)
-    groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"]
-    return sorted({*groups, *_keys(OmegaConf.to_container(cfg, resolve=False))})
-
-
-def _keys(node: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield f"{prefix}{name}"
-            yield from _keys(value, f"{prefix}{name}.")

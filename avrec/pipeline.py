@@ -176,15 +176,21 @@ def check_resumable(cfg: "DictConfig", module: "TwoTowerModule", data: "TwoTower
 
 
 def write_embeddings(module: "TwoTowerModule", data: "TwoTowerData", folder: Path) -> None:
-    """The catalogue's embeddings and the test users' queries as Parquet: id, vector."""
+    """The catalogue's embeddings and the test users' queries as Parquet.
+
+    Items go by their ids, users by their numbers (places in ``data.catalogue.user_ids``): no person is named outside
+    the catalogue.
+    """
     import polars as pl
 
     folder.mkdir(parents=True, exist_ok=True)
     items = [item.item_id for item in data.catalogue.items]
-    users = [data.catalogue.user_ids[user] for user in data.tasks["test"].user_index_E]
-    for name, ids, vectors in (("item", items, module.item_ND), ("user", users, module.query_ED)):
-        table = pl.DataFrame({f"{name}_id": ids, "vector": vectors.cpu().numpy()})
-        table.write_parquet(folder / f"{name}s.parquet")
+    users = data.tasks["test"].user_index_E
+    for name, key, ids, vectors in (
+        ("items", "item_id", items, module.item_ND),
+        ("users", "user", users, module.query_ED),
+    ):
+        pl.DataFrame({key: ids, "vector": vectors.cpu().numpy()}).write_parquet(folder / f"{name}.parquet")
 
 
 def write_report(
@@ -224,7 +230,7 @@ def write_report(
             history=Ragged(known.starts, known.item).take(task.user_index_E),
             items=catalogue.items,
             titles=catalogue.titles,
-            user_ids=[catalogue.user_ids[user] for user in task.user_index_E],
+            user_ids=[str(user) for user in task.user_index_E],
             labels=catalogue.labels,
             label_name=catalogue.label_name,
             hidden=parts.hidden,

@@ -1,4 +1,4 @@
-"""Every file under conf/: it composes, and each key is a parameter of its target."""
+"""Every file under conf/: it composes, and each key is a parameter of its target. Covers avrec.hints."""
 
 import importlib
 import inspect
@@ -10,7 +10,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from avrec import config
+from avrec import config, hints
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF and "hydra" not in path.parts)
@@ -70,13 +70,13 @@ def test_says_what_it_is(path: Path) -> None:
 
 
 def test_a_misspelt_key_names_the_nearest() -> None:
-    keys = config.known_keys("train")
+    keys = hints.known_keys("train")
     assert "optimizer.lr" in keys
-    assert "optimizer.lr?" in config.nearest("optimizer.lrr", keys)
-    assert "optimizer.lr?" in config.nearest("optimiser.lr", keys)
-    assert "datamodule.users_per_batch?" in config.nearest("users_per_batch", keys)
-    assert "split?" in config.nearest("splt", keys)
-    assert config.nearest("qqqqq", keys) == ""
+    assert "optimizer.lr?" in hints.nearest("optimizer.lrr", keys)
+    assert "optimizer.lr?" in hints.nearest("optimiser.lr", keys)
+    assert "datamodule.users_per_batch?" in hints.nearest("users_per_batch", keys)
+    assert "split?" in hints.nearest("splt", keys)
+    assert hints.nearest("qqqqq", keys) == ""
 
 
 def test_command_line_of_a_command_without_conf() -> None:

@@ -284,15 +284,54 @@ def test_a_mistake_in_a_folder_is_one_clear_error(folder: Path, mistake: Any, op
         load(folder, **options)
 
 
-def run_train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_train(*overrides: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "train.py"), *overrides]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+    env = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, env=env)
+
+
+def test_a_runs_config_makes_the_same_run_again_in_a_folder_of_its_own(finished: Any) -> None:
+    _, _, _, run = finished
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    here = run.parent
+    done = run_train("--config-path", run.name, "--config-name", "config", cwd=here)
+    assert done.returncode == 0, done.stderr
+    (again,) = (here / "runs").iterdir()
+    shutil.move(again, here / "again")
+    one, other = (json.loads((folder / "metrics.json").read_text())["results"] for folder in (run, here / "again"))
+    assert one == other
+    assert (here / "again" / "log.txt").is_file()
+    assert (here / "again" / "config.yaml").read_text() == (run / "config.yaml").read_text()
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_config_path_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
+    done = run_train("--config-path", "nowhere", "--config-name", "config", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--config-path nowhere is not a folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_shell_completes_groups_and_keys(tmp_path: Path) -> None:
+    """As the script that `-sc install=bash` prints asks for it."""
+    for line, words in (("objective=b", "objective=bpr"), ("optimizer.l", "optimizer.lr=")):
+        done = run_train("-sc", "query=bash", cwd=tmp_path, COMP_LINE=f"python train.py {line}")
+        assert done.stdout.split() == [words]
+
+
+def test_the_defaults_are_listed(tmp_path: Path) -> None:
+    done = run_train("--info", "defaults", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "objective/log_sigmoid" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ("optimiser.lr=1", "There is no key optimiser.lr. Did you mean optimizer.lr?"),
+        ("text=null", "text=null is not possible. Give text=none to do without."),
+        ("fusion=null", "fusion=null is not possible. It can be attention, concat, gated, mean."),
+        ("hydra/launcher=slrum", "hydra/launcher=slrum is not there. Install its package"),
         ("text=minlm", "text=minlm is not there. Did you mean minilm?"),
         ("vision=none vision.size=64", "vision.size has no place under the vision that this command chooses."),
     ],
@@ -316,5 +355,5 @@ def test_a_mistake_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_help_is_a_page() -> None:
     done = run_train("--help", cwd=ROOT)
     assert done.returncode == 0
-    for word in ("objective: bpr", "data=folder data.root=PATH", "Examples"):
+    for word in ("objective: bpr", "data=folder data.root=PATH", "Examples", "sweep: grid, optuna"):
         assert word in done.stdout

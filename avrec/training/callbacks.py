@@ -3,13 +3,16 @@
 import json
 import logging
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from avrec.training.stop import TrainingStoppedError
 
@@ -20,14 +23,14 @@ CURVES = "curves.json"
 
 
 class Throughput(pl.Callback):
-    """Items per second and the share of time spent waiting for data, in the log and on the progress bar.
+    """Items and users per second, the share of time spent waiting for data, and peak memory, in the log.
 
     An item is a distinct item of a batch: the unit that is decoded, moved and encoded.
     """
 
     def __init__(self) -> None:
         self.waiting = self.working = 0.0
-        self.items = 0
+        self.items = self.users = 0
         self.mark = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -37,7 +40,7 @@ class Throughput(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start over."""
         self.waiting = self.working = 0.0
-        self.items = 0
+        self.items = self.users = 0
         self.mark = time.perf_counter()
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, idx: int) -> None:
@@ -54,13 +57,28 @@ class Throughput(pl.Callback):
         self.working += now - self.mark
         self.mark = now
         self.items += len(batch.items)
+        self.users += len(batch.users)
         total = max(self.waiting + self.working, 1e-9)
         values = {"train/items_per_s": self.items / total, "train/data_wait": self.waiting / total}
         pl_module.log_dict(values, prog_bar=True, batch_size=1)
+        pl_module.log_dict({"train/users_per_s": self.users / total, **peak_memory()}, batch_size=1)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validation is neither waiting nor training."""
         self.mark = time.perf_counter()
+
+
+def peak_memory() -> dict[str, float]:
+    """The most memory that this process has held so far, in GiB: of the machine, and of the GPU where one is used."""
+    found = {}
+    if sys.platform != "win32":
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        found["memory/peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    if torch.cuda.is_initialized():
+        found["memory/gpu_peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return found
 
 
 class EpochLine(pl.Callback):
@@ -109,6 +127,26 @@ class EpochLine(pl.Callback):
         stopper = trainer.early_stopping_callback
         if stopper is not None and stopper.stopped_epoch:
             log.info("stopped early: %s has not improved in %d epochs", stopper.monitor, stopper.patience)
+
+
+class TrialReport(pl.Callback):
+    """Tells a sweep how each validation went.
+
+    Args:
+        monitor: the metric.
+        report: takes (how many validations, value); raises to end the run.
+    """
+
+    def __init__(self, monitor: str, report: Callable[[int, float], None]) -> None:
+        self.monitor = monitor
+        self.report = report
+        self.validations = 0
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report."""
+        if not trainer.sanity_checking:
+            self.validations += 1
+            self.report(self.validations, float(trainer.callback_metrics[self.monitor]))
 
 
 class GracefulStop(pl.Callback):

@@ -1,0 +1,277 @@
+"""A sweep's study: claims, failures, pruning, grids, sharing, going on. Covers avrec.sweep and avrec.sweeper."""
+
+import itertools
+import multiprocessing
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from avrec import sweep
+from avrec.batch import UserError
+from avrec.sweep import Study
+from avrec.sweeper import StudySweeper, distribution_of
+
+ROOT = Path(__file__).resolve().parent.parent
+LR = {"optimizer.lr": FloatDistribution(1e-3, 1e-1, log=True)}
+GRID = {"dim": CategoricalDistribution(["16", "32"]), "seed": CategoricalDistribution(["0", "1", "2"])}
+
+
+def study_of(folder: Path, space: Any = LR, **more: Any) -> Study:
+    return Study(folder, space, **{"sampler": optuna.samplers.RandomSampler(), **more})
+
+
+def states(study: Study) -> list[str]:
+    return [trial.state.name for trial in study.study.trials]
+
+
+def test_a_grid_is_every_combination_once(tmp_path: Path) -> None:
+    tried = []
+    for _ in range(2):  # the second process finds the rest
+        study = Study(tmp_path, GRID)
+        for _ in range(3):
+            trial = study.claim()
+            assert trial is not None
+            tried.append(tuple(trial.overrides))
+            study.tell(trial, 0.5)
+    assert study.claim() is None
+    twin = itertools.product(["dim=16", "dim=32"], ["seed=0", "seed=1", "seed=2"])
+    assert sorted(tried) == sorted(twin)
+
+
+def test_a_grid_takes_no_ranges(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="A grid has choices for every key"):
+        Study(tmp_path, LR)
+
+
+def test_what_becomes_of_a_trial_is_recorded(tmp_path: Path) -> None:
+    study = study_of(tmp_path, given=["dim=16"], n_trials=5)
+    assert study.best_command() is None
+    outcomes = [0.25, 0.5, UserError("dim=15 is not possible."), float("nan"), optuna.TrialPruned()]
+    told = []
+    for outcome in outcomes:
+        trial = study.claim()
+        assert trial is not None
+        told.append(study.tell(trial, outcome))
+    assert study.claim() is None
+    assert states(study) == ["COMPLETE", "COMPLETE", "FAIL", "FAIL", "PRUNED"]
+    assert "failed: dim=15 is not possible." in told[2]
+    rows = study.write()
+    assert [row["trial"] for row in rows] == [1, 0, 4, 2, 3]
+    assert rows[3]["error"] == "dim=15 is not possible."
+    best = study.study.trials[1].params["optimizer.lr"]
+    assert study.best_command() == f"python train.py dim=16 optimizer.lr={best}"
+    assert len((tmp_path / "trials.csv").read_text().splitlines()) == 6
+    page = (tmp_path / "sweep.html").read_text()
+    assert f"optimizer.lr={best}" in page
+    assert "plotly" in page
+    assert "cdn.plot.ly" not in page.split("</script>")[-1]
+
+
+def test_a_folder_holds_one_sweep(tmp_path: Path) -> None:
+    study_of(tmp_path, given=["dim=16"])
+    study_of(tmp_path, given=["dim=16"], n_trials=30)
+    with pytest.raises(UserError, match=r"holds a sweep of other settings: dim=16 over optimizer\.lr"):
+        study_of(tmp_path, given=["dim=32"])
+
+
+def test_a_trial_in_other_hands_is_left_alone_and_an_orphan_is_taken_up(tmp_path: Path) -> None:
+    one, other = study_of(tmp_path, n_trials=2), study_of(tmp_path, n_trials=2)
+    first, second = one.claim(), other.claim()
+    assert first is not None
+    assert second is not None
+    assert (first.handle.number, second.handle.number) == (0, 1)
+    assert one.claim() is None
+    first.lock.release()  # as the death of its process does
+    again = other.claim()
+    assert again is not None
+    assert again.handle.number == 0
+    assert again.overrides == first.overrides
+
+
+def work(folder: Path, told: Any, seconds: float) -> None:
+    study = study_of(folder, n_trials=8)
+    while trial := study.claim():
+        told.put((trial.handle.number, trial.overrides))
+        time.sleep(seconds)
+        study.tell(trial, float(trial.overrides[0].split("=")[1]))
+
+
+def test_a_killed_sweep_goes_on_in_two_processes_and_ends_with_its_trials(tmp_path: Path) -> None:
+    """Forked processes, with a stub for the training; the slow twin below trains."""
+    processes = multiprocessing.get_context("fork")
+
+    def start(told: Any, seconds: float) -> Any:
+        one = processes.Process(target=work, args=(tmp_path, told, seconds))
+        one.start()
+        return one
+
+    before, after = processes.Queue(), processes.Queue()
+    killed = start(before, 0.05)
+    seen = [before.get(timeout=30) for _ in range(3)]
+    killed.kill()
+    killed.join()
+    both = [start(after, 0.1), start(after, 0.1)]
+    for one in both:
+        one.join(60)
+        assert one.exitcode == 0
+    study = study_of(tmp_path, n_trials=8)
+    assert states(study) == ["COMPLETE"] * 8
+    ran = []
+    while not after.empty():
+        ran.append(after.get(timeout=5))
+    assert len({number for number, _ in ran}) == len(ran), "no trial was run by both"
+    assert dict(ran).get(seen[2][0], seen[2][1]) == seen[2][1], "an orphan is run with what it had drawn"
+    assert study.best_command() == f"python train.py optimizer.lr={study.study.best_params['optimizer.lr']}"
+
+
+def test_a_run_that_lags_behind_is_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = study_of(tmp_path, n_trials=3)
+    for values in ((0.5, 0.6), (0.6, 0.7), (0.1, 0.2)):
+        trial = study.claim()
+        assert trial is not None
+        monkeypatch.setenv(sweep.TRIAL, f"{trial.handle.number}@{tmp_path}")
+        report = sweep.reporter(optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0))
+        if values[0] == 0.1:
+            with pytest.raises(optuna.TrialPruned):
+                report(1, values[0])
+            study.tell(trial, optuna.TrialPruned())
+        else:
+            for step, value in enumerate(values):
+                report(step + 1, value)
+            study.tell(trial, values[-1])
+    assert states(study) == ["COMPLETE", "COMPLETE", "PRUNED"]
+
+
+@pytest.mark.parametrize(
+    ("override", "distribution"),
+    [
+        ("a=interval(0.1,0.5)", FloatDistribution(0.1, 0.5)),
+        ("a=tag(log,interval(1e-3,1e-1))", FloatDistribution(1e-3, 1e-1, log=True)),
+        ("a=int(interval(1,8))", IntDistribution(1, 8)),
+        ("a=x,1,null", CategoricalDistribution(["x", "1", "null"])),
+        ("a=1e-3,3e-4", CategoricalDistribution(["0.001", "0.0003"])),
+        ("a=range(1,4)", CategoricalDistribution(["1", "2", "3"])),
+    ],
+)
+def test_hydras_sweeps_are_optunas_distributions(override: str, distribution: Any) -> None:
+    assert distribution_of(OverridesParser.create().parse_override(override)) == distribution
+
+
+def sweeper_of(folder: Path, objective: Any, **options: Any) -> StudySweeper:
+    """A sweeper whose launcher only calls a function of the overrides."""
+
+    def launch(jobs: list[list[str]], initial_job_idx: int) -> list[Any]:
+        return [SimpleNamespace(_return_value=objective(job)) for job in jobs]
+
+    found = StudySweeper(sampler=optuna.samplers.RandomSampler(), **options)
+    found.config = SimpleNamespace(hydra=SimpleNamespace(sweep=SimpleNamespace(dir=folder)), monitor="val/ndcg@10")
+    loader = SimpleNamespace(load_sweep_config=lambda config, overrides: None)
+    found.hydra_context, found.launcher = SimpleNamespace(config_loader=loader), SimpleNamespace(launch=launch)
+    return found
+
+
+def test_the_sweeper_hands_out_trials_and_says_the_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs: list[list[str]] = []
+
+    def objective(job: list[str]) -> Any:
+        jobs.append(job)
+        return ValueError("no") if len(jobs) == 2 else float(len(jobs))
+
+    params = {"optimizer.lr": "tag(log,interval(1e-3,1e-1))", "dim": "choice(16,32)"}
+    sweeper_of(tmp_path, objective, params=params, n_trials=5, n_jobs=2).sweep(["sweep=optuna", "dim=64", "seed=1"])
+    assert len(jobs) == 5
+    for number, job in enumerate(jobs):
+        assert job[:3] == ["dim=64", "sweep=optuna", "seed=1"]
+        assert f"hydra.sweep.subdir='{number}'" in job
+    said = capsys.readouterr().err
+    assert "failed: no" in said
+    best = next(word for word in jobs[4] if word.startswith("optimizer.lr="))
+    assert said.strip().endswith(f"python train.py dim=64 seed=1 {best}")
+
+
+def test_a_sweep_varies_something(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="A sweep varies something"):
+        sweeper_of(tmp_path, None, params={}).sweep(["dim=16"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["optuna", "grid"])
+def test_search_spaces_are_of_keys_that_are_there(name: str) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", overrides=[f"sweep={name}"], return_hydra_config=True)
+        assert cfg.hydra.mode.name == "MULTIRUN"
+        parsed = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in cfg.hydra.sweeper.params.items()])
+        space = {one.get_key_element(): distribution_of(one) for one in parsed}
+        for place in (0, -1):
+            ends = {
+                key: getattr(d, "choices", [getattr(d, "low", None), getattr(d, "high", None)])
+                for key, d in space.items()
+            }
+            compose("train", overrides=[*(f"{key}={values[place]}" for key, values in ends.items()), "run_dir=x"])
+
+
+def test_the_wandb_sweep_gives_the_overrides_of_train() -> None:
+    """As W&B's agent puts the command together."""
+    plan = yaml.safe_load((ROOT / "conf" / "wandb_sweep.yaml").read_text())
+    first = [f"{key}={(one.get('values') or [one.get('min')])[0]}" for key, one in plan["parameters"].items()]
+    words = [part for word in plan["command"] for part in (first if word == "${args_no_hyphens}" else [word])]
+    assert words[:3] == ["${env}", "${interpreter}", "${program}"]
+    assert (ROOT / plan["program"]).is_file()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", overrides=[*words[3:], "run_dir=x"])
+    assert plan["metric"]["name"] == cfg.monitor
+    assert cfg.logger.wandb.offline is False
+
+
+@pytest.mark.slow
+def test_a_sweep_of_trainings_is_killed_goes_on_and_is_shared(tmp_path: Path) -> None:
+    """Eight short trials of train.py: killed in the middle, then two processes on one study."""
+    command = [sys.executable, str(ROOT / "train.py"), "-m", "sweep=optuna", "hydra.sweeper.n_trials=8"]
+    command += ["data.num_items=60", "data.num_users=80", "data.num_interactions=1200", "trainer.max_epochs=5"]
+    command += ["trainer.accelerator=cpu", "text.width=16", "vision=none", "audio=none", "logger=none", "dim=16"]
+    command += ["hydra.sweep.dir=sweep", "datamodule.prepare.workers=0"]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+    first = start()
+    assert first.stderr is not None
+    told = 0
+    while told < 3:
+        told += first.stderr.readline().startswith("trial ")
+    time.sleep(0.5)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    both = [start(), start()]
+    said = [one.communicate(timeout=300)[1] for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    trials = optuna.load_study(study_name=sweep.NAME, storage=sweep.storage_of(tmp_path / "sweep")).trials
+    assert len(trials) == 8
+    assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
+    assert sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.name.isdigit()) == list("01234567")
+    ran = [line.split(":")[0] for text in said for line in text.splitlines() if line.startswith("trial ")]
+    assert len(ran) == len(set(ran)) == 5
+    best = said[0].strip().splitlines()[-1].strip()
+    done = subprocess.run(
+        [sys.executable, *shlex.split(best.replace("train.py", str(ROOT / "train.py")))[1:], "report=false"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0
+    value = max(trial.value for trial in trials if trial.state.name == "COMPLETE")
+    assert f"best val/ndcg@10, {value:.4f}" in done.stderr
