@@ -4,7 +4,8 @@ Writes ``out/items.parquet`` (item_id, vector, key), one row per item in the ord
 files and tower are what they were keeps its vector, by its key; one that left the table leaves the result. Work goes on
 in shards (``shard_size=256`` items), and what is finished stays: after an interruption, the same command goes on from
 there. Shards go to ``workers=2`` processes of this machine (0: this one), or with ``executor=ray`` to a Ray cluster
-that shares the folders. What cannot be used of an item is listed in ``out/failures.json``.
+that shares the folders. What cannot be used of an item is listed in ``out/items.failures.json``; it is tried again when
+its text or files change.
 """
 
 import functools
@@ -14,33 +15,26 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
 from avrec import config
-from avrec.batch import Array, DecodeFailure, RawItem, TextFields, UserError
-from avrec.data.batches import ItemBatches
+from avrec.batch import Array, RawItem, TextFields, UserError
 from avrec.data.content_store import digest, source_key, write_json
 from avrec.data.executors import EXECUTORS, Failures, Task, one_torch_thread, watched
 from avrec.data.limits import Limits
-from avrec.data.media import decode
 from avrec.data.preparation import cut, work
 from avrec.data.tables import SUFFIXES, checked_items, find_table, raw_items, scan
 from avrec.export.item_tower import ExportedItemTower, load_item_tower
 from avrec.towers.encoders.features import FeaturesEncoder
 
 KEYS = {"tower": ..., "items": ..., "out": ..., "executor": "local", "shard_size": 256, "workers": 2}
-COLUMNS = ("item_id", "vector", "key", "failures")
-"""Of a part; the result has all but the last."""
-
-BATCH = 32
-"""Items encoded at once."""
+COLUMNS = ("item_id", "vector", "key")
 
 
 def read_items(path: str | Path, text: TextFields) -> tuple[list[RawItem], list[str]]:
@@ -65,77 +59,28 @@ def read_items(path: str | Path, text: TextFields) -> tuple[list[RawItem], list[
     return raw_items(rows, table.parent, text), list(titles)
 
 
-class _Rows:
-    """One modality's content of some items, as ``ItemBatches`` reads it."""
-
-    def __init__(self, rows: Sequence[dict[str, Array] | None]) -> None:
-        self.rows = rows
-        self.present_N = np.asarray([row is not None for row in rows], bool)
-
-    def read(self, indices: Array) -> dict[str, Array]:
-        having: list[Any] = [self.rows[index] for index in indices.tolist()]
-        return {name: np.stack([row[name] for row in having]) for name in having[0]}
-
-
-class Embedder:
-    """Embeds raw items with an exported tower, and says what of them it could not use.
-
-    Args:
-        exported: the tower.
-        limits: of one item's files.
-
-    Raises:
-        UserError: the tower reads a feature matrix, which raw items are no rows of.
-    """
-
-    def __init__(self, exported: ExportedItemTower, limits: Limits) -> None:
-        self.tower, self.rows, self.limits = exported.tower, exported.rows, limits
-        matrices = [name for name, e in self.tower.encoders.items() if isinstance(e, FeaturesEncoder)]
-        if matrices:
-            raise UserError(
-                f"This tower reads a feature matrix ({', '.join(matrices)}), and items have no row in it. "
-                "RUN/embeddings/items.parquet has the catalogue's vectors; load_item_tower(...).embed takes features."
-            )
-
-    def read(self, item: RawItem) -> tuple[list[dict[str, Array] | None], list[DecodeFailure]]:
-        """Content by modality, and what could not be used; no content at all where the item tells nothing."""
-        content: list[dict[str, Array] | None] = []
-        failures: list[DecodeFailure] = []
-        known = self.rows.get(item.item_id, 0)
-        told = known > 0
-        for encoder in self.tower.encoders.values():
-            preprocess: Any = encoder.preprocess
-            if preprocess is None:
-                content.append({"row": np.asarray(known, np.int64)})
-                continue
-            decoded = decode(item, preprocess.request(), self.limits)
-            failures += [failure for failure in decoded.failures if failure not in failures]
-            try:
-                content.append(preprocess(decoded))
-            except Exception as error:  # a tokenizer or a picture library may raise nearly anything
-                failures.append(DecodeFailure(item.item_id, "", f"could not be preprocessed: {error}"))
-                content.append(None)
-            told |= content[-1] is not None
-        if not told:
-            missing = f"has nothing that this tower reads ({', '.join(self.tower.modalities)})"
-            return [], [*failures, DecodeFailure(item.item_id, "", missing)]
-        return content, failures
-
-    @torch.no_grad()
-    def encode(self, contents: Sequence[Sequence[dict[str, Array] | None]]) -> Array:
-        """Embeddings (n, D), float32, of items with these contents."""
-        parts = []
-        for some in cut(contents, BATCH):
-            columns = zip(self.tower.modalities, zip(*some, strict=True), strict=True)
-            batch = ItemBatches({name: _Rows(rows) for name, rows in columns})(np.arange(len(some)))
-            parts.append(self.tower(batch.to(next(self.tower.parameters()).device)).float().cpu().numpy())
-        return np.concatenate([np.zeros((0, self.tower.dim), np.float32), *parts])
+def vectors_of(tower: ExportedItemTower, items: Sequence[RawItem]) -> Iterator[tuple[Array | None, str | None]]:
+    """Each item's embedding (D,), None where it tells nothing, and what of it could not be used, None for nothing."""
+    try:
+        vectors = tower.embed(items)
+    except Exception as error:  # decoders and tokenizers raise nearly anything
+        if len(items) > 1:
+            for item in items:
+                yield from vectors_of(tower, [item])
+            return
+        reason = str(error).partition(" Mend the file")[0]
+        try:
+            yield tower.embed(items, skip_broken=True)[0], reason
+        except Exception as nothing:
+            yield None, str(nothing) if isinstance(nothing, UserError) else reason
+        return
+    yield from ((vector, None) for vector in vectors)
 
 
 @functools.cache
-def _embedder(tower: Path, limits: Limits, weights: str) -> Embedder:
-    """Once per process and tower; ``weights`` tells one from another that was in its folder before."""
-    return Embedder(load_item_tower(tower), limits)
+def _tower(folder: Path, weights: str) -> ExportedItemTower:
+    """Once per process; ``weights`` tells a tower from another that was in its folder before."""
+    return load_item_tower(folder)
 
 
 @dataclass(frozen=True)
@@ -155,40 +100,62 @@ class EmbedJob:
     limits: Limits = field(default_factory=Limits)
 
     def __call__(self, task: Task, journal: Path | None = None) -> Failures:
-        """Embed; gives the failures of items that have no vector."""
-        embedder = _embedder(self.tower, self.limits, self.weights)
-        lost: Failures = {}
-        kept = []
-        with one_torch_thread(), watched(journal, embedder.limits) as begin:
-            for key, item in task:
-                begin(key)
-                content, failures = embedder.read(item)
-                if content:
-                    kept.append((item.item_id, key, content, _listed(failures)))
-                else:
-                    lost[key] = failures
-        if kept:
-            ids, keys, contents, told = zip(*kept, strict=True)
-            with one_torch_thread():
-                vectors = embedder.encode(contents)
-            table = pl.DataFrame(dict(zip(COLUMNS, (ids, vectors, keys, told), strict=True)))
-            _write(table, self.folder / f"{uuid.uuid4().hex}.parquet")
-        return lost
+        """Embed; everything is stored."""
+        tower = _tower(self.tower, self.weights)
+        # Files can end a process, and are therefore taken one by one; text is faster all at once.
+        parts = [[pair] for pair in task if pair[1].files] + cut(
+            [pair for pair in task if not pair[1].files], len(task)
+        )
+        found: dict[str, tuple[str, Array]] = {}
+        failures = {}
+        with one_torch_thread(), watched(journal, self.limits) as begin:
+            for part in parts:
+                begin(part[0][0])
+                for (key, item), (vector, reason) in zip(part, vectors_of(tower, [i for _, i in part]), strict=True):
+                    if vector is not None:
+                        found[key] = item.item_id, vector
+                    if reason is not None:
+                        failures[key] = f"item {item.item_id}: {reason}"
+        self._store(found, failures)
+        return {}
 
     def lose(self, key: str, item: RawItem, died: str | None) -> Failures:
-        """The item has no vector."""
+        """Store that the item has no vector, and why."""
+        files = ", ".join(map(str, item.files.values()))
         reason = f"took longer than {self.limits.item_seconds:g} s" if died is None else f"ended its process ({died})"
-        return {key: [DecodeFailure(item.item_id, " and ".join(map(str, item.files.values())), reason)]}
+        self._store({}, {key: f"item {item.item_id}: {files} {reason}"})
+        return {}
+
+    def _store(self, found: dict[str, tuple[str, Array]], failures: dict[str, str]) -> None:
+        path = self.folder / f"{uuid.uuid4().hex}.parquet"
+        table = pl.DataFrame()
+        if found:
+            ids, vectors = zip(*found.values(), strict=True)
+            table = pl.DataFrame({"item_id": ids, "vector": np.stack(vectors), "key": list(found)})
+        _write(path, table, failures)
 
 
-def _listed(failures: Sequence[DecodeFailure]) -> str | None:
-    return "; ".join(f"{failure.path} {failure.reason}".strip() for failure in failures) or None
-
-
-def _write(table: pl.DataFrame, path: Path) -> None:
+def _write(path: Path, table: pl.DataFrame, failures: dict[str, str]) -> None:
+    write_json(path.with_suffix(".failures.json"), failures)
     beside = path.with_name(f".{path.name}-{os.getpid()}")
     table.write_parquet(beside)
     beside.replace(path)
+
+
+def _stored(out: Path, keys: Sequence[str]) -> tuple[pl.DataFrame, dict[str, str]]:
+    """What is there of these keys, in their order: item_id, vector, key; and failures by key."""
+    tables, failures = [], {}
+    for path in [out / "items.parquet", *(out / "parts").glob("[!.]*.parquet")]:
+        try:
+            tables += [pl.read_parquet(path)]
+            failures |= json.loads(path.with_suffix(".failures.json").read_text("utf-8"))
+        except (OSError, ValueError, pl.exceptions.PolarsError):
+            continue  # not there, or damaged
+    wanted = pl.DataFrame({"key": keys})
+    found = [table.filter(pl.col("key").is_in(keys)) for table in tables if "key" in table.columns]
+    found = [table for table in found if len(table)] or [pl.DataFrame(schema=dict.fromkeys(COLUMNS, pl.String))]
+    table = wanted.join(pl.concat(found).unique("key"), on="key", maintain_order="left").select(COLUMNS)
+    return table, {key: failures[key] for key in keys if key in failures}
 
 
 def embed(
@@ -213,7 +180,7 @@ def embed(
         ``out/items.parquet``.
 
     Raises:
-        UserError: an argument that is not possible, a tower or table that cannot be used, or no item has a vector.
+        UserError: an argument that is not possible, or a tower or table that cannot be used.
     """
     if shard_size < 1 or workers < 0 or executor not in EXECUTORS:
         raise UserError(
@@ -221,32 +188,28 @@ def embed(
             f"workers from 0, and executor={' or executor='.join(EXECUTORS)}."
         )
     exported, out, tower = load_item_tower(tower), Path(out), Path(tower).resolve()
+    if any(isinstance(encoder, FeaturesEncoder) for encoder in exported.tower.encoders.values()):
+        raise UserError(
+            f"{tower} reads a feature matrix, which new items have no row in. The catalogue's vectors are in "
+            "RUN/embeddings/items.parquet; for others, give vectors: avrec.load_item_tower(...).embed(...)."
+        )
     raw, _ = read_items(items, exported.text)
     weights = _digest(tower)
-    keys = _keys(raw, Embedder(exported, Limits()), weights)
-    parts = out / "parts"
-    had = set(_known(out, keys)["key"])
+    keys = _keys(raw, exported, weights)
+    table, failures = _stored(out, keys)
+    had = {*table["key"], *failures}
     new = [(key, item) for key, item in zip(keys, raw, strict=True) if key not in had]
-    lost: Failures = {}
     if new:
-        parts.mkdir(parents=True, exist_ok=True)
-        lost = work(EmbedJob(tower, parts.resolve(), weights), cut(new, shard_size), "embedding", workers, executor)
-    table = pl.DataFrame({"key": keys}).join(_known(out, keys), on="key", how="inner", maintain_order="left")
-    if table.is_empty():
-        first = next(iter(lost.values()))[0]
-        shutil.rmtree(parts)
-        raise UserError(f"No item of {items} has a vector. The first, {first.item_id!r}: {_listed([first])}.")
-    broken = table.filter(pl.col("failures").is_not_null()).select("item_id", "key", "failures").to_dicts()
-    broken += [{"item_id": f[0].item_id, "key": key, "failures": _listed(f)} for key, f in lost.items()]
-    write_json(out / "failures.json", broken)
-    _write(table.select("item_id", "vector", "key"), out / "items.parquet")
-    shutil.rmtree(parts, ignore_errors=True)
-    print(f"{len(table):,} items in {out / 'items.parquet'}: {len(new) - len(lost):,} embedded now.")
-    if broken:
-        print(
-            f"{len(broken):,} items have something that cannot be used, {len(lost):,} of them have no vector. The first: "
-            f"item {broken[0]['item_id']}: {broken[0]['failures']}. All of them: {out / 'failures.json'}"
-        )
+        (out / "parts").mkdir(parents=True, exist_ok=True)
+        job = EmbedJob(tower, (out / "parts").resolve(), weights)
+        work(job, cut(new, shard_size), "embedding", workers, executor)
+        table, failures = _stored(out, keys)
+    _write(out / "items.parquet", table, failures)
+    shutil.rmtree(out / "parts", ignore_errors=True)
+    print(f"{len(table):,} of {len(keys):,} items in {out / 'items.parquet'}; {len(new):,} were new")
+    if failures:
+        first = "; ".join(list(failures.values())[:3])
+        print(f"{len(failures):,} items could not be used whole: {first}. All of them: {out / 'items.failures.json'}")
     return out / "items.parquet"
 
 
@@ -256,29 +219,11 @@ def _digest(tower: Path) -> str:
     return digest({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
 
 
-def _keys(items: Sequence[RawItem], embedder: Embedder, weights: str) -> list[str]:
+def _keys(items: Sequence[RawItem], exported: ExportedItemTower, weights: str) -> list[str]:
     """A hash per item of all that determines its vector."""
-    encoders: Any = embedder.tower.encoders.values()
+    encoders: Any = exported.tower.encoders.values()
     requests = [encoder.preprocess.request() for encoder in encoders if encoder.preprocess is not None]
     return [digest([weights, i.item_id, *(source_key(i, request) for request in requests)])[:32] for i in items]
-
-
-def _known(out: Path, keys: list[str]) -> pl.DataFrame:
-    """What is there already under these keys, with ``COLUMNS``."""
-    try:
-        listed = {entry["key"]: entry["failures"] for entry in json.loads((out / "failures.json").read_text("utf-8"))}
-    except (OSError, ValueError, KeyError, TypeError):
-        listed = {}
-    found = []
-    for path in [out / "items.parquet", *(out / "parts").glob("[!.]*.parquet")]:
-        try:
-            table = pl.read_parquet(path).filter(pl.col("key").is_in(keys))
-        except (OSError, pl.exceptions.PolarsError):
-            continue  # not there, or damaged: embedded again
-        told = table["failures"] if "failures" in table.columns else map(listed.get, table["key"])
-        table = table.with_columns(pl.Series("failures", list(told), dtype=pl.String))
-        found += [table] if len(table) else []
-    return pl.concat(found).unique("key") if found else pl.DataFrame(schema=dict.fromkeys(COLUMNS, pl.String))
 
 
 def main() -> None:

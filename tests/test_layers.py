@@ -18,12 +18,16 @@ ALLOWED = {
     "training": {"towers", "objective"},
     # A stranger's raw file must be decoded by the very code that decoded the catalogue.
     "export": {"towers", "data.media"},
+    "retrieval": {"towers"},
     # Thumbnails are decoded as the catalogue was.
     "report": {"evaluation", "data.media", "data.limits"},
     # The three that put the pieces together.
     "config": {"data", "towers", "training"},
     "measuring": {"data", "evaluation", "training", "pipeline"},
     "pipeline": {"data", "towers", "evaluation", "training", "report", "config", "measuring"},
+    # A whole catalogue through an exported tower, and a run that answers.
+    "embed": {"data", "towers", "export", "config"},
+    "recommend": {"data", "export", "retrieval", "config", "pipeline", "embed"},
     "__init__": {"export"},
 }
 # Run as commands, so they are entry scripts as train.py and evaluate.py are.

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -72,31 +71,14 @@ class Index:
         self.ids: list[str] = []
         self.vector_ND: Array = np.zeros((0, np.shape(vector_ND)[-1]), np.float32)
         self.recall: float | None = None
-        # Names of rows that stay the same when others are removed, so that the graph needs no rebuilding.
+        # Names of rows, rising, that stay when others are removed: the graph needs no rebuilding.
         self._key_N: Array = np.zeros(0, np.int64)
-        self._next_key = 0
         self._graph: Any = None
         self._mapped = False
         self._append(ids, vector_ND)
         self._row = {item_id: row for row, item_id in enumerate(self.ids)}
         if approximate_above is not None and len(self) > approximate_above:
             self._build(query_SD)
-
-    @classmethod
-    def of_parquet(cls, path: str | Path, **options: Any) -> "Index":
-        """An index of a Parquet file with ``item_id`` and ``vector``, as ``avrec.embed`` and a training write it.
-
-        Raises:
-            UserError: the file is missing or has no such columns.
-        """
-        import polars as pl
-
-        try:
-            table = pl.read_parquet(path, columns=["item_id", "vector"])
-            return cls(table["item_id"].to_list(), table["vector"].to_numpy(), **options)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path} has no embeddings ({reason}). Give RUN/embeddings/items.parquet.") from error
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -167,7 +149,9 @@ class Index:
         ids = list(ids)
         unknown = [item_id for item_id in ids if item_id not in self._row]
         if unknown:
-            raise UserError(f"{len(unknown)} ids are not in the index, the first is {unknown[0]!r}. Nothing is removed.")
+            raise UserError(
+                f"{len(unknown)} ids are not in the index, the first is {unknown[0]!r}. Nothing is removed."
+            )
         gone = self._rows(ids)
         if self._graph is not None:
             self._graph.remove(self._key_N[gone])
@@ -179,9 +163,7 @@ class Index:
     # ---- files
 
     def save(self, folder: str | Path) -> Path:
-        """Write the index: ``index.json``, ``ids.json``, two ``.npy``, and the graph where there is one.
-
-        The folder appears complete or not at all; an index that is there is replaced.
+        """Write the index. The folder appears complete or not at all; an index that is there is replaced.
 
         Raises:
             UserError: the folder holds something else.
@@ -190,17 +172,15 @@ class Index:
         if folder.exists() and not (folder / "index.json").is_file():
             raise UserError(f"{folder} is there and is no index. Give another folder, or remove it.")
         folder.parent.mkdir(parents=True, exist_ok=True)
+        expansion = None if self._graph is None else self._graph.expansion_search
+        about = {"format": FORMAT, "recall": self.recall, "expansion": expansion, "ids": self.ids}
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
             new = Path(beside) / "new"
             new.mkdir()
             np.save(new / "vectors.npy", self.vector_ND)
-            np.save(new / "keys.npy", self._key_N)
-            (new / "ids.json").write_text(json.dumps(self.ids, ensure_ascii=False), "utf-8")
-            about = {"format": FORMAT, "recall": self.recall, "next_key": self._next_key, "expansion": None}
+            (new / "index.json").write_text(json.dumps({**about, "keys": self._key_N.tolist()}), "utf-8")
             if self._graph is not None:
-                about["expansion"] = self._graph.expansion_search
                 self._graph.save(str(new / "graph.usearch"))
-            (new / "index.json").write_text(json.dumps(about) + "\n", "utf-8")
             if folder.exists():
                 os.rename(folder, Path(beside) / "old")
             os.rename(new, folder)
@@ -218,26 +198,25 @@ class Index:
         Raises:
             UserError: the folder is no index, is damaged, or of another version.
         """
-        folder = Path(folder)
+        path = Path(folder)
         try:
-            about = json.loads((folder / "index.json").read_text("utf-8"))
-            ids = json.loads((folder / "ids.json").read_text("utf-8"))
+            about = json.loads((path / "index.json").read_text("utf-8"))
             # "c": torch wants memory that it could write to; what is written stays in this process.
-            vector_ND = np.load(folder / "vectors.npy", mmap_mode="c" if mapped else None, allow_pickle=False)
-            key_N = np.load(folder / "keys.npy", allow_pickle=False)
-            fits = about["format"] == FORMAT and len(ids) == len(vector_ND) == len(key_N)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder} is no index, or is damaged ({type(error).__name__}: {error}).") from error
-        if not fits:
-            raise UserError(f"{folder} is damaged, or of another version of avrec. Build the index again.")
-        index = cls([], vector_ND[:0])
-        index.ids, index.vector_ND, index.recall = ids, vector_ND.view(np.ndarray), about["recall"]
-        index._key_N, index._next_key, index._mapped = key_N, about["next_key"], mapped
-        index._row = {item_id: row for row, item_id in enumerate(ids)}
-        if about["expansion"] is not None:
-            index._graph = _new_graph(vector_ND.shape[1])
-            (index._graph.view if mapped else index._graph.load)(str(folder / "graph.usearch"))
-            index._graph.expansion_search = about["expansion"]
+            vector_ND = np.load(path / "vectors.npy", mmap_mode="c" if mapped else None, allow_pickle=False)
+            if about["format"] != FORMAT or len(about["ids"]) != len(vector_ND):
+                raise ValueError("of another version, or its files are not of one index")
+            index = cls([], vector_ND[:0])
+            if about["expansion"] is not None:
+                index._graph = _new_graph(vector_ND.shape[1])
+                (index._graph.view if mapped else index._graph.load)(str(path / "graph.usearch"))
+                index._graph.expansion_search = about["expansion"]
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{folder} is no index that can be read: {error}. Build it again.") from error
+        index.ids, index.vector_ND, index.recall = about["ids"], vector_ND.view(np.ndarray), about["recall"]
+        index._key_N, index._mapped = np.asarray(about["keys"], np.int64), mapped
+        index._row = {item_id: row for row, item_id in enumerate(index.ids)}
         return index
 
     def _check_writable(self) -> None:
@@ -260,8 +239,8 @@ class Index:
         _check_finite(vector_ND, "an embedding")
         self.ids += ids
         self.vector_ND = np.concatenate([self.vector_ND, vector_ND]) if len(self.vector_ND) else vector_ND
-        self._key_N = np.concatenate([self._key_N, np.arange(len(ids)) + self._next_key])
-        self._next_key += len(ids)
+        next_key = self._key_N[-1] + 1 if len(self._key_N) else 0
+        self._key_N = np.concatenate([self._key_N, np.arange(len(ids)) + next_key])
 
     def _rows(self, ids: Iterable[str]) -> Array:
         """Distinct rows of the ids that are there, in order."""
@@ -279,7 +258,7 @@ class Index:
             score_BN = torch.from_numpy(query_BD[block]) @ vectors.T
             for b, own in enumerate(hidden[block]):
                 if len(own):
-                    score_BN[b, _places(own, rows)] = -torch.inf
+                    score_BN[b, own if rows is None else np.isin(rows, own)] = -torch.inf
             best_BK, value_BK = _top(score_BN, k)
             row_BK[block, : best_BK.shape[1]], score_BK[block, : best_BK.shape[1]] = best_BK, value_BK
         return (row_BK if rows is None or not len(rows) else rows[row_BK]), score_BK
@@ -309,17 +288,27 @@ class Index:
         )
 
     def _search_graph(self, query_BD: Array, k: int, fetched: int, hidden: list[Array]) -> tuple[Array, Array]:
-        found = self._graph.search(query_BD, fetched, threads=torch.get_num_threads())
-        keys, counts = (found.keys[None], [len(found.keys)]) if len(query_BD) == 1 else (found.keys, found.counts)
         row_BK = np.zeros((len(query_BD), k), np.int64)
         score_BK = np.full((len(query_BD), k), -np.inf, np.float32)
-        for b, count in enumerate(counts):
-            # In the order of items, so that a stable sort leaves ties in it.
-            rows = np.sort(np.searchsorted(self._key_N, keys[b, :count].astype(np.int64)))
-            rows = np.setdiff1d(rows, hidden[b], assume_unique=True) if len(hidden[b]) else rows
-            scores = self.vector_ND[rows] @ query_BD[b]
-            best = np.argsort(-scores, kind="stable")[:k]
-            row_BK[b, : len(best)], score_BK[b, : len(best)] = rows[best], scores[best]
+        size = max(1, BLOCK_SCORES // (fetched * query_BD.shape[1] * 16))
+        for start in range(0, len(query_BD), size):
+            block = slice(start, start + size)
+            found = self._graph.search(query_BD[block], fetched, threads=torch.get_num_threads())
+            keys_BF, counts = np.atleast_2d(found.keys), getattr(found, "counts", [len(found.keys)])
+            absent_BF = np.arange(keys_BF.shape[1]) >= np.reshape(counts, (-1, 1))
+            # In the order of items (those that are absent last), so that a stable sort leaves ties in it.
+            row_BF = np.searchsorted(self._key_N, keys_BF.astype(np.int64))
+            row_BF = np.sort(np.where(absent_BF, len(self), row_BF), axis=1)
+            vectors_BFD = self.vector_ND[np.minimum(row_BF, len(self) - 1)]
+            score_BF = np.matmul(vectors_BFD, query_BD[block][:, :, None])[..., 0]
+            score_BF[absent_BF] = -np.inf
+            for b, own in enumerate(hidden[block]):
+                if len(own):
+                    score_BF[b, np.isin(row_BF[b], own)] = -np.inf
+            best_BK = np.argsort(-score_BF, axis=1, kind="stable")[:, :k]
+            places = (block, slice(best_BK.shape[1]))
+            row_BK[places] = np.take_along_axis(row_BF, best_BK, axis=1)
+            score_BK[places] = np.take_along_axis(score_BF, best_BK, axis=1)
         return row_BK, score_BK
 
 
@@ -338,11 +327,6 @@ def _new_graph(dim: int) -> Any:
 def _check_finite(values: Array, what: str) -> None:
     if not np.isfinite(values).all():
         raise UserError(f"A number in {what} is not finite (row {int((~np.isfinite(values)).any(axis=1).argmax())}).")
-
-
-def _places(own: Array, rows: Array | None) -> Array:
-    """Columns of these rows among ``rows``."""
-    return own if rows is None else np.flatnonzero(np.isin(rows, own, assume_unique=True))
 
 
 def _top(score_BN: torch.Tensor, k: int) -> tuple[Array, Array]:
