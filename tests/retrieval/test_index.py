@@ -157,7 +157,7 @@ def test_ties_of_a_graph_stand_in_the_order_of_items() -> None:
 def test_nothing_of_training_is_needed() -> None:
     code = (
         "import sys\n"
-        "for name in ('pytorch_lightning', 'hydra', 'omegaconf', 'wandb', 'usearch', 'polars'): sys.modules[name] = None\n"
+        "for name in 'pytorch_lightning hydra omegaconf wandb usearch polars'.split(): sys.modules[name] = None\n"
         "import numpy as np; from avrec.retrieval import Index\n"
         "print(Index(['a', 'b'], np.eye(2)).search(np.eye(2), 1).ids)"
     )
