@@ -85,14 +85,7 @@ def _tower(folder: Path, weights: str) -> ExportedItemTower:
 
 @dataclass(frozen=True)
 class EmbedJob:
-    """Embeds a task's items into one Parquet file (``avrec.data.executors.Job``).
-
-    Args:
-        tower: folder of the exported tower.
-        folder: where the files go.
-        weights: a digest of the tower.
-        limits: of one item.
-    """
+    """Embeds a task's items into one Parquet file in ``folder``; ``weights`` is a digest of the tower in its folder."""
 
     tower: Path
     folder: Path
@@ -107,7 +100,7 @@ class EmbedJob:
             [pair for pair in task if not pair[1].files], len(task)
         )
         found: dict[str, tuple[str, Array]] = {}
-        failures = {}
+        failures: dict[str, str] = {}
         with one_torch_thread(), watched(journal, self.limits) as begin:
             for part in parts:
                 begin(part[0][0])
@@ -119,12 +112,11 @@ class EmbedJob:
         self._store(found, failures)
         return {}
 
-    def lose(self, key: str, item: RawItem, died: str | None) -> Failures:
+    def lose(self, key: str, item: RawItem, died: str | None) -> None:
         """Store that the item has no vector, and why."""
         files = ", ".join(map(str, item.files.values()))
         reason = f"took longer than {self.limits.item_seconds:g} s" if died is None else f"ended its process ({died})"
         self._store({}, {key: f"item {item.item_id}: {files} {reason}"})
-        return {}
 
     def _store(self, found: dict[str, tuple[str, Array]], failures: dict[str, str]) -> None:
         path = self.folder / f"{uuid.uuid4().hex}.parquet"

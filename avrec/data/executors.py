@@ -30,12 +30,7 @@ Failures = dict[str, list[DecodeFailure]]
 
 
 class Job(Protocol):
-    """What is done with tasks. Small to pickle: it goes to worker processes with each task.
-
-    Attributes:
-        folder: on a file system that all workers share.
-        limits: of one item.
-    """
+    """What is done with tasks, in a folder that all workers share. Small to pickle: it goes to them with each task."""
 
     @property
     def folder(self) -> Path: ...  # noqa: D102
@@ -44,22 +39,10 @@ class Job(Protocol):
     def limits(self) -> Limits: ...  # noqa: D102
 
     def __call__(self, task: Task, journal: Path | None = None) -> Failures:
-        """Do a task.
+        """Do a task, and give the failures that are not stored; ``journal`` is told which item it is at."""
 
-        Args:
-            task: the items.
-            journal: in a worker process, the file that says which item it was at when it died.
-
-        Returns:
-            Failures that are not stored.
-        """
-
-    def lose(self, key: str, item: RawItem, died: str | None) -> Failures:
-        """Note an item whose process ``died``, or took too long (None).
-
-        Returns:
-            Failures that are not stored.
-        """
+    def lose(self, key: str, item: RawItem, died: str | None) -> None:
+        """Store that the item's process ``died``, or took too long (None)."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +93,12 @@ class StoreJob:
             write_shard(self.folder, self.arrays, rows, stored)
         return passing
 
-    def lose(self, key: str, item: RawItem, died: str | None) -> Failures:
+    def lose(self, key: str, item: RawItem, died: str | None) -> None:
         """Store that the item has nothing, and why."""
         allowed = f"{self.limits.item_seconds:g} s of datamodule.prepare.limits.item_seconds"
         reason = f"took longer than the {allowed}" if died is None else f"ended the process that read it ({died})"
         key = self.limits.key_of_failed(key)
         write_shard(self.folder, self.arrays, [(key, None)], {key: [self._failure(item, reason)]})
-        return {}
 
     def _failure(self, item: RawItem, reason: str) -> DecodeFailure:
         paths = " and ".join(str(path) for path in sources_of(item, self.preprocess.request()).values())
@@ -299,7 +281,7 @@ def run(job: Job, tasks: list[Task], executor: Executor, advance: Callable[[int]
                 ) from None
             except executor.deaths:
                 culprit, died = _culprit(journal)
-                passing |= job.lose(culprit, dict(task)[culprit], died)
+                job.lose(culprit, dict(task)[culprit], died)
                 rest = [pair for pair in task if pair[0] != culprit]
                 advance(1)
                 if rest:

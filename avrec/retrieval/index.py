@@ -119,10 +119,9 @@ class Index:
         hidden = [denied] * len(query_BD) if seen is None else [np.union1d(denied, self._rows(own)) for own in seen]
         fetched = k + max((len(rows) for rows in hidden), default=0)
         # A graph knows no filters: what they may take away is fetched on top, as long as that is little.
-        if allow is None and self._graph is not None and fetched <= len(self) // 8:
-            row_BK, score_BK = self._search_graph(query_BD, k, fetched, hidden)
-        else:
-            row_BK, score_BK = self._search_all(query_BD, k, None if allow is None else self._rows(allow), hidden)
+        exact = allow is not None or self._graph is None or fetched > len(self) // 8
+        rows = None if allow is None else self._rows(allow)
+        row_BK, score_BK = self._search(query_BD, k, hidden, None if exact else fetched, rows)
         found = zip(row_BK.tolist(), (score_BK > -np.inf).sum(axis=1).tolist(), strict=True)
         return Found([[self.ids[row] for row in rows[:count]] for rows, count in found], score_BK)
 
@@ -246,40 +245,53 @@ class Index:
         """Distinct rows of the ids that are there, in order."""
         return np.unique(np.asarray([self._row[i] for i in ids if i in self._row], np.int64))
 
-    # ---- exact
+    # ---- search in blocks of queries, exactly or (where a number is to be fetched) in the graph
 
-    def _search_all(self, query_BD: Array, k: int, rows: Array | None, hidden: list[Array]) -> tuple[Array, Array]:
-        vectors = torch.from_numpy(self.vector_ND if rows is None else self.vector_ND[rows])
+    def _search(
+        self, query_BD: Array, k: int, hidden: list[Array], fetched: int | None, rows: Array | None = None
+    ) -> tuple[Array, Array]:
         row_BK = np.zeros((len(query_BD), k), np.int64)
         score_BK = np.full((len(query_BD), k), -np.inf, np.float32)
+        vectors = self.vector_ND if rows is None else self.vector_ND[rows]
         size = max(1, BLOCK_SCORES // max(1, len(vectors)))
         for start in range(0, len(query_BD) if len(vectors) else 0, size):
             block = slice(start, start + size)
-            score_BN = torch.from_numpy(query_BD[block]) @ vectors.T
-            for b, own in enumerate(hidden[block]):
-                if len(own):
-                    score_BN[b, own if rows is None else np.isin(rows, own)] = -torch.inf
-            best_BK, value_BK = _top(score_BN, k)
+            if fetched is None:
+                best_BK, value_BK = _search_all(query_BD[block], k, hidden[block], vectors, rows)
+            else:
+                best_BK, value_BK = self._search_graph(query_BD[block], k, hidden[block], fetched)
             row_BK[block, : best_BK.shape[1]], score_BK[block, : best_BK.shape[1]] = best_BK, value_BK
-        return (row_BK if rows is None or not len(rows) else rows[row_BK]), score_BK
+        return row_BK, score_BK
 
-    # ---- HNSW
+    def _search_graph(self, query_BD: Array, k: int, hidden: list[Array], fetched: int) -> tuple[Array, Array]:
+        found = self._graph.search(query_BD, fetched, threads=torch.get_num_threads())
+        keys_BF, counts = np.atleast_2d(found.keys), getattr(found, "counts", [len(found.keys)])
+        absent_BF = np.arange(keys_BF.shape[1]) >= np.reshape(counts, (-1, 1))
+        # In the order of items (those that are absent last), so that a stable sort leaves ties in it.
+        row_BF = np.searchsorted(self._key_N, keys_BF.astype(np.int64))
+        row_BF = np.sort(np.where(absent_BF, len(self), row_BF), axis=1)
+        vectors_BFD = self.vector_ND[np.minimum(row_BF, len(self) - 1)]
+        score_BF = np.matmul(vectors_BFD, query_BD[:, :, None])[..., 0]
+        score_BF[absent_BF] = -np.inf
+        for b, own in enumerate(hidden):
+            if len(own):
+                score_BF[b, np.isin(row_BF[b], own)] = -np.inf
+        best_BK = np.argsort(-score_BF, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(row_BF, best_BK, axis=1), np.take_along_axis(score_BF, best_BK, axis=1)
 
     def _build(self, query_SD: Array | None) -> None:
-        graph = _new_graph(self.vector_ND.shape[1])
+        self._graph = graph = _new_graph(self.vector_ND.shape[1])
         graph.add(self._key_N, self.vector_ND, threads=torch.get_num_threads())
         if query_SD is None:
             sample = np.random.default_rng(0).choice(len(self), min(SAMPLED_QUERIES, len(self)), replace=False)
-            query_SD = self.vector_ND[np.sort(sample)]
+            query_SD = self.vector_ND[sample]
         query_SD = np.ascontiguousarray(query_SD[:SAMPLED_QUERIES], np.float32)
         k, none = min(RECALL_AT, len(self)), [np.zeros(0, np.int64)] * len(query_SD)
-        exact, _ = self._search_all(query_SD, k, None, none)
-        self._graph = graph
+        exact_SK, _ = self._search(query_SD, k, none, None)
         for graph.expansion_search in EXPANSIONS:
-            found, score_SK = self._search_graph(query_SD, k, k, none)
-            pairs = zip(found, score_SK, exact, strict=True)
-            hits = sum(np.isin(wanted, rows[scores > -np.inf]).sum() for rows, scores, wanted in pairs)
-            self.recall = float(hits) / exact.size
+            found = zip(exact_SK, *self._search(query_SD, k, none, k), strict=True)
+            hits = sum(np.isin(wanted, rows[scores > -np.inf]).sum() for wanted, rows, scores in found)
+            self.recall = float(hits) / exact_SK.size
             if self.recall >= LEAST_RECALL:
                 break
         print(
@@ -287,29 +299,16 @@ class Index:
             f"({len(query_SD)} queries, expansion {graph.expansion_search})"
         )
 
-    def _search_graph(self, query_BD: Array, k: int, fetched: int, hidden: list[Array]) -> tuple[Array, Array]:
-        row_BK = np.zeros((len(query_BD), k), np.int64)
-        score_BK = np.full((len(query_BD), k), -np.inf, np.float32)
-        size = max(1, BLOCK_SCORES // (fetched * query_BD.shape[1] * 16))
-        for start in range(0, len(query_BD), size):
-            block = slice(start, start + size)
-            found = self._graph.search(query_BD[block], fetched, threads=torch.get_num_threads())
-            keys_BF, counts = np.atleast_2d(found.keys), getattr(found, "counts", [len(found.keys)])
-            absent_BF = np.arange(keys_BF.shape[1]) >= np.reshape(counts, (-1, 1))
-            # In the order of items (those that are absent last), so that a stable sort leaves ties in it.
-            row_BF = np.searchsorted(self._key_N, keys_BF.astype(np.int64))
-            row_BF = np.sort(np.where(absent_BF, len(self), row_BF), axis=1)
-            vectors_BFD = self.vector_ND[np.minimum(row_BF, len(self) - 1)]
-            score_BF = np.matmul(vectors_BFD, query_BD[block][:, :, None])[..., 0]
-            score_BF[absent_BF] = -np.inf
-            for b, own in enumerate(hidden[block]):
-                if len(own):
-                    score_BF[b, np.isin(row_BF[b], own)] = -np.inf
-            best_BK = np.argsort(-score_BF, axis=1, kind="stable")[:, :k]
-            places = (block, slice(best_BK.shape[1]))
-            row_BK[places] = np.take_along_axis(row_BF, best_BK, axis=1)
-            score_BK[places] = np.take_along_axis(score_BF, best_BK, axis=1)
-        return row_BK, score_BK
+
+def _search_all(
+    query_BD: Array, k: int, hidden: list[Array], vectors: Array, rows: Array | None
+) -> tuple[Array, Array]:
+    score_BN = torch.from_numpy(query_BD) @ torch.from_numpy(vectors).T
+    for b, own in enumerate(hidden):
+        if len(own):
+            score_BN[b, own if rows is None else np.isin(rows, own)] = -torch.inf
+    best_BK, value_BK = _top(score_BN, k)
+    return (best_BK if rows is None else rows[best_BK]), value_BK
 
 
 def _new_graph(dim: int) -> Any:
