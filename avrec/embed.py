@@ -136,7 +136,8 @@ def _write(path: Path, table: pl.DataFrame, failures: dict[str, str]) -> None:
 
 def _stored(out: Path, keys: Sequence[str]) -> tuple[pl.DataFrame, dict[str, str]]:
     """What is there of these keys, in their order: item_id, vector, key; and failures by key."""
-    tables, failures = [], {}
+    tables: list[pl.DataFrame] = []
+    failures: dict[str, str] = {}
     for path in [out / "items.parquet", *(out / "parts").glob("[!.]*.parquet")]:
         try:
             tables += [pl.read_parquet(path)]
