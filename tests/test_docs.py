@@ -9,11 +9,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from avrec import config
+from avrec import config, embed, recommend
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "conf").glob("experiment/*.yaml"))]
 CONFIGS = {"train.py": "train", "evaluate.py": "evaluate", "avrec.data.check": "check", "avrec.data.prepare": "train"}
+KEYS = {"avrec.embed": embed.KEYS, "avrec.recommend": recommend.KEYS}
 COMMAND = re.compile(r"python (?:-m )?[\w./]+[^`\n|]*")
 
 
@@ -56,6 +57,8 @@ def test_a_shown_command_names_what_is_there(page: str, command: str) -> None:
             given.append("run_dir=x")
         with initialize_config_dir(str(config.CONF), version_base="1.3"):
             compose(CONFIGS[program], overrides=given)
+    if program in KEYS:
+        config.from_command_line(overrides, KEYS[program], program)
 
 
 def test_every_page_is_on_the_site() -> None:

@@ -18,6 +18,7 @@ ALLOWED = {
     "training": {"towers", "objective"},
     # A stranger's raw file must be decoded by the very code that decoded the catalogue.
     "export": {"towers", "data.media"},
+    "retrieval": {"towers"},
     # Thumbnails are decoded as the catalogue was.
     "report": {"evaluation", "data.media", "data.limits"},
     # Those that put the pieces together.
@@ -29,6 +30,9 @@ ALLOWED = {
     "measuring": {"data", "evaluation", "training", "pipeline"},
     "pipeline": {"data", "towers", "evaluation", "training", "report", "config", "measuring"},
     "exporting": {"export", "evaluation", "pipeline"},
+    # A whole catalogue through an exported tower, and a run that answers.
+    "embed": {"data", "towers", "export", "config"},
+    "recommend": {"data", "export", "retrieval", "config", "hints", "pipeline", "embed"},
     "__init__": {"export"},
 }
 # Run as commands, so they are entry scripts as train.py and evaluate.py are.

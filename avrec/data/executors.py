@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -29,9 +29,25 @@ Failures = dict[str, list[DecodeFailure]]
 """By key."""
 
 
+class Job(Protocol):
+    """What is done with tasks, in a folder that all workers share. Small to pickle: it goes to them with each task."""
+
+    @property
+    def folder(self) -> Path: ...  # noqa: D102
+
+    @property
+    def limits(self) -> Limits: ...  # noqa: D102
+
+    def __call__(self, task: Task, journal: Path | None = None) -> Failures:
+        """Do a task, and give the failures that are not stored; ``journal`` is told which item it is at."""
+
+    def lose(self, key: str, item: RawItem, died: str | None) -> None:
+        """Store that the item's process ``died``, or took too long (None)."""
+
+
 @dataclass(frozen=True)
-class Job:
-    """Prepares tasks into a store. Small to pickle: it goes to worker processes with each task.
+class StoreJob:
+    """Prepares tasks into a store.
 
     Args:
         preprocess: what is done with each decoded item.
@@ -59,7 +75,7 @@ class Job:
         stored: Failures = {}
         passing: Failures = {}
         request = self.preprocess.request()
-        with _one_torch_thread(), _watched(journal, self.limits) as begin:
+        with one_torch_thread(), watched(journal, self.limits) as begin:
             for key, item in task:
                 begin(key)
                 decoded = decode(item, request, self.limits)
@@ -77,26 +93,12 @@ class Job:
             write_shard(self.folder, self.arrays, rows, stored)
         return passing
 
-    def without_culprit(self, task: Task, journal: Path) -> Task:
-        """What is left of a task whose process died, after noting the item that it died of.
-
-        Raises:
-            RuntimeError: it died before its first item.
-        """
-        try:
-            culprit, _, last_words = journal.read_text().partition("\n")
-            journal.unlink()
-        except FileNotFoundError:
-            raise RuntimeError("A worker process died before its first item or while it wrote to the cache.") from None
-        item = dict(task)[culprit]
-        fatal = re.search("Fatal Python error: (.*)", last_words)
-        reason = f"ended the process that read it ({fatal[1] if fatal else 'a crash, or not enough memory'})"
-        if last_words.startswith("Timeout"):
-            allowed = f"{self.limits.item_seconds:g} s of datamodule.prepare.limits.item_seconds"
-            reason = f"took longer than the {allowed}"
-        key = self.limits.key_of_failed(culprit)
+    def lose(self, key: str, item: RawItem, died: str | None) -> None:
+        """Store that the item has nothing, and why."""
+        allowed = f"{self.limits.item_seconds:g} s of datamodule.prepare.limits.item_seconds"
+        reason = f"took longer than the {allowed}" if died is None else f"ended the process that read it ({died})"
+        key = self.limits.key_of_failed(key)
         write_shard(self.folder, self.arrays, [(key, None)], {key: [self._failure(item, reason)]})
-        return [pair for pair in task if pair[0] != culprit]
 
     def _failure(self, item: RawItem, reason: str) -> DecodeFailure:
         paths = " and ".join(str(path) for path in sources_of(item, self.preprocess.request()).values())
@@ -104,7 +106,7 @@ class Job:
 
 
 @contextmanager
-def _one_torch_thread() -> Iterator[None]:
+def one_torch_thread() -> Iterator[None]:
     """The same sums in the same order everywhere, and workers are the parallelism; nothing without torch."""
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else 0
@@ -118,7 +120,7 @@ def _one_torch_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _watched(journal: Path | None, limits: Limits) -> Iterator[Callable[[str], None]]:
+def watched(journal: Path | None, limits: Limits) -> Iterator[Callable[[str], None]]:
     """Gives what is to be called with each item's key at its begin; a worker then dies of an item that takes too long.
 
     The watch is a thread of the C runtime: it ends a decoder that never comes back to Python, too.
@@ -215,6 +217,22 @@ def on_ray(workers: int) -> Iterator[Executor]:
             ray.shutdown()
 
 
+def _culprit(journal: Path) -> tuple[str, str | None]:
+    """The key of the item that a process died of, and of what; None: it took too long.
+
+    Raises:
+        RuntimeError: it died before its first item.
+    """
+    try:
+        key, _, last_words = journal.read_text().partition("\n")
+        journal.unlink()
+    except FileNotFoundError:
+        raise RuntimeError("A worker process died before its first item or while it wrote to the cache.") from None
+    fatal = re.search("Fatal Python error: (.*)", last_words)
+    died = fatal[1] if fatal else "a crash, or not enough memory"
+    return key, None if last_words.startswith("Timeout") else died
+
+
 def _do(job: Job, task: Task, journal: Path) -> Failures:
     return job(task, journal)
 
@@ -259,11 +277,13 @@ def run(job: Job, tasks: list[Task], executor: Executor, advance: Callable[[int]
                     raise
                 raise UserError(
                     "The worker processes ended and new ones end, too (not enough memory?). What is prepared stays: "
-                    "start again, or with fewer of them: datamodule.prepare.workers=1."
+                    "start again, or with fewer of them: workers=1 (of a training: datamodule.prepare.workers=1)."
                 ) from None
             except executor.deaths:
-                rest = job.without_culprit(task, journal)
-                advance(len(task) - len(rest))
+                culprit, died = _culprit(journal)
+                job.lose(culprit, dict(task)[culprit], died)
+                rest = [pair for pair in task if pair[0] != culprit]
+                advance(1)
                 if rest:
                     start(rest)
             started = True

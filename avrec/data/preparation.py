@@ -25,7 +25,7 @@ from avrec.data.content_store import (
     source_key,
     write_json,
 )
-from avrec.data.executors import EXECUTORS, Failures, Job, Task, run
+from avrec.data.executors import EXECUTORS, Failures, Job, StoreJob, Task, run
 from avrec.data.limits import Limits
 
 __all__ = ["PreparedModality", "prepare_content"]
@@ -81,7 +81,7 @@ def prepare_content(
     cache_dir = Path(cache_dir)
     settings = {"preprocess": preprocess.settings(), "request": asdict(preprocess.request())}
     store = ContentStore(_store_folder(cache_dir, preprocess.modality, settings), preprocess.arrays())
-    job = Job(preprocess, store.folder, store.reader.arrays, limits)
+    job = StoreJob(preprocess, store.folder, store.reader.arrays, limits)
     sources = [source_key(item, preprocess.request()) for item in items]
     passing = _fill(store, job, dict(zip(sources, items, strict=True)), workers, executor)
     keys = [key if key in store else limits.key_of_failed(key) for key in sources]
@@ -101,22 +101,38 @@ def _store_folder(cache_dir: Path, name: str, settings: Mapping[str, Any]) -> Pa
     return cache_dir / f"{name}-{digest({**settings, 'version': STORE_VERSION})[:16]}"
 
 
-def _fill(store: ContentStore, job: Job, items: Mapping[str, RawItem], workers: int, executor: str) -> Failures:
+def _fill(store: ContentStore, job: StoreJob, items: Mapping[str, RawItem], workers: int, executor: str) -> Failures:
     """Write what the store lacks of ``items`` by key; gives the failures that it does not remember."""
     missing = [(k, i) for k, i in items.items() if k and k not in store and job.limits.key_of_failed(k) not in store]
     if not missing:
         return {}
     request = job.preprocess.request()
     only_text = not (request.image or request.video_frames or request.sample_rate)
-    here = only_text or (workers == 0 and executor == "local") or multiprocessing.current_process().daemon
-    tasks = _cut(missing, shard_size(len(missing), job.arrays, smallest=1024 if only_text else 32))
-    with _progress(f"preparing {job.preprocess.modality}", len(missing)) as advance:
-        if here:
-            passing = _in_process(job, tasks, advance)
-        else:
-            passing = _in_workers(job, tasks, advance, min(max(1, workers), len(tasks)), executor)
+    tasks = cut(missing, shard_size(len(missing), job.arrays, smallest=1024 if only_text else 32))
+    where = (0, "local") if only_text else (workers, executor)
+    passing = work(job, tasks, f"preparing {job.preprocess.modality}", *where)
     store.refresh()
     return passing
+
+
+def work(job: Job, tasks: list[Task], doing: str, workers: int, executor: str) -> Failures:
+    """Do all tasks, and show how far they are.
+
+    Args:
+        job: what is to be done.
+        tasks: with what.
+        doing: in words.
+        workers: processes; 0 with ``local``: this one.
+        executor: of ``EXECUTORS``.
+
+    Returns:
+        The failures that the job does not store.
+    """
+    here = (workers == 0 and executor == "local") or multiprocessing.current_process().daemon
+    with _progress(doing, sum(map(len, tasks))) as advance:
+        if here:
+            return _in_process(job, tasks, advance)
+        return _in_workers(job, tasks, advance, min(max(1, workers), len(tasks)), executor)
 
 
 def _in_process(job: Job, tasks: list[Task], advance: Advance) -> Failures:
@@ -139,7 +155,8 @@ def _in_workers(job: Job, tasks: list[Task], advance: Advance, workers: int, exe
         return _in_process(job, tasks, advance)
 
 
-def _cut(values: Sequence[Any], size: int) -> list[Any]:
+def cut(values: Sequence[Any], size: int) -> list[Any]:
+    """Parts of ``size`` values."""
     return [values[begin : begin + size] for begin in range(0, len(values), size)]
 
 
@@ -148,9 +165,9 @@ def _frozen_store(source: ContentStore, keys: Iterable[str], frozen: FrozenLayer
     missing = [key for key in dict.fromkeys(keys) if source.has_content(key) and key not in target]
     size = shard_size(len(missing), frozen.arrays(), smallest=FROZEN_BATCH)
     with _progress("computing frozen layers", len(missing)) as advance:
-        for shard_keys in _cut(missing, size):
+        for shard_keys in cut(missing, size):
             rows: list[tuple[str, Row]] = []
-            for batch in _cut(shard_keys, FROZEN_BATCH):
+            for batch in cut(shard_keys, FROZEN_BATCH):
                 outputs = frozen(source.read(batch))
                 rows += [(key, {n: out[i] for n, out in outputs.items()}) for i, key in enumerate(batch)]
                 advance(len(batch))

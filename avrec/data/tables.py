@@ -359,3 +359,36 @@ def inside(root: Path, value: str | None, column: str) -> Path | None:
             "Paths must be relative to the catalogue's folder and stay in it."
         )
     return path
+
+
+def raw_items(items: pl.DataFrame, root: Path, text: TextFields) -> list[RawItem]:
+    """An items table's raw content.
+
+    Args:
+        items: with checked ids.
+        root: the folder that paths are relative to.
+        text: what an item's text is made from; a column that the table lacks is empty.
+    """
+    root = root.resolve()
+    rows = items.select(column for column in text.columns if column in items.columns).iter_rows(named=True)
+    texts = [text.of(row) for row in rows] or [None] * len(items)
+    paths = (
+        [inside(root, value, column) for value in items[column].cast(pl.String).to_list()]
+        if column in items.columns
+        else [None] * len(items)
+        for column in FILE_COLUMNS
+    )
+    return [RawItem(*row) for row in zip(items["item_id"].to_list(), texts, *paths, strict=True)]
+
+
+def checked_items(table: Table) -> pl.DataFrame:
+    """An items table's rows with checked ids.
+
+    Raises:
+        UserError: it is empty, a row has no id, or an id stands twice.
+    """
+    items = table.need(["item_id"]).collect()
+    check_not_empty(items, table.path)
+    item_ids = ids_of(items, "item_id", table.path)
+    check_unique(item_ids, "item_id", table.path)
+    return items.with_columns(item_id=item_ids)

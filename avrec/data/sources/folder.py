@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from avrec.batch import Array, RawItem, TextFields, UserError
+from avrec.batch import Array, TextFields, UserError
 from avrec.data.cleaning import Cleaning
 from avrec.data.content_store import digest
 from avrec.data.log import Feedback, Log, read_log, seconds_of
@@ -23,13 +23,13 @@ from avrec.data.tables import (
     Table,
     Tables,
     as_text,
-    check_not_empty,
     check_unique,
+    checked_items,
     encode_user_columns,
     find_table,
     ids_of,
-    inside,
     labels_of,
+    raw_items,
     scan,
 )
 
@@ -131,7 +131,7 @@ class FolderSource:
         logger.info("%s: %d items, %d users, %d interactions", self.root, len(items), len(log.user_ids), len(log.rows))
         return Catalogue(
             root=self.root,
-            items=self._raw_items(items, text),
+            items=raw_items(items, self.root, text),
             titles=(items["title"] if "title" in items.columns else items["item_id"])
             .cast(pl.String)
             .fill_null("")
@@ -159,11 +159,7 @@ class FolderSource:
             log = tables.interactions.need(["item_id"])
             ids = log.collect(log.frame.select("item_id").unique(maintain_order=True))
             return pl.DataFrame({"item_id": ids_of(ids, "item_id", log.path).unique(maintain_order=True)})
-        items = tables.items.need(["item_id"]).collect()
-        check_not_empty(items, tables.items.path)
-        item_ids = ids_of(items, "item_id", tables.items.path)
-        check_unique(item_ids, "item_id", tables.items.path)
-        return items.with_columns(item_id=item_ids)
+        return checked_items(tables.items)
 
     def _text_fields(self, items: pl.DataFrame) -> TextFields:
         if self.text is None:
@@ -183,17 +179,6 @@ class FolderSource:
             what = f"names {', '.join(missing)}, which the items table lacks" if missing else "names no column"
             raise UserError(f"data.text={self.text} {what}. The table has {', '.join(items.columns)}.")
         return TextFields(columns, template)
-
-    def _raw_items(self, items: pl.DataFrame, text: TextFields) -> list[RawItem]:
-        root = self.root.resolve()
-        texts = [text.of(row) for row in items.select(text.columns).iter_rows(named=True)] or [None] * len(items)
-        paths = (
-            [inside(root, value, column) for value in items[column].cast(pl.String).to_list()]
-            if column in items.columns
-            else [None] * len(items)
-            for column in FILE_COLUMNS
-        )
-        return [RawItem(*row) for row in zip(items["item_id"].to_list(), texts, *paths, strict=True)]
 
     def _published(self, items: pl.DataFrame) -> Array:
         published_N = np.full(len(items), np.nan)

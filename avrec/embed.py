@@ -1,0 +1,228 @@
+"""python -m avrec.embed tower=RUN/item_tower items=my_catalogue out=DIR: embed a catalogue, or what is new of it.
+
+Writes ``out/items.parquet`` (item_id, vector, key), one row per item in the order of its table. An item whose text,
+files and tower are what they were keeps its vector, by its key; one that left the table leaves the result. Work goes on
+in shards (``shard_size=256`` items), and what is finished stays: after an interruption, the same command goes on from
+there. Shards go to ``workers=2`` processes of this machine (0: this one), or with ``executor=ray`` to a Ray cluster
+that shares the folders. What cannot be used of an item is listed in ``out/items.failures.json``; it is tried again when
+its text or files change.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from avrec import config
+from avrec.batch import Array, RawItem, TextFields, UserError
+from avrec.data.content_store import digest, source_key, write_json
+from avrec.data.executors import EXECUTORS, Failures, Task, one_torch_thread, watched
+from avrec.data.limits import Limits
+from avrec.data.preparation import cut, work
+from avrec.data.tables import SUFFIXES, checked_items, find_table, raw_items, scan
+from avrec.export.item_tower import ExportedItemTower, load_item_tower
+from avrec.towers.encoders.features import FeaturesEncoder
+
+KEYS = {"tower": ..., "items": ..., "out": ..., "executor": "local", "shard_size": 256, "workers": 2}
+COLUMNS = ("item_id", "vector", "key")
+
+
+def read_items(path: str | Path, text: TextFields) -> tuple[list[RawItem], list[str]]:
+    """The items of a catalogue's folder, or of a table alone; paths are relative to the table's folder.
+
+    Args:
+        path: a folder with an items table, or the table.
+        text: what an item's text is made from.
+
+    Returns:
+        Raw content, and titles ("" where there is none).
+
+    Raises:
+        UserError: there is no such table, or it cannot be used.
+    """
+    path = Path(path).expanduser()
+    table = find_table(path, "items") if path.is_dir() else path
+    if table is None or not table.is_file() or not table.name.endswith(SUFFIXES):
+        raise UserError(f"items={path} is no folder and no table. Give one of them: {', '.join(SUFFIXES)}.")
+    rows = checked_items(scan(table, as_text=["item_id", "title", "description"]))
+    titles = rows["title"].cast(pl.String).fill_null("") if "title" in rows.columns else [""] * len(rows)
+    return raw_items(rows, table.parent, text), list(titles)
+
+
+def vectors_of(tower: ExportedItemTower, items: Sequence[RawItem]) -> Iterator[tuple[Array | None, str | None]]:
+    """Each item's embedding (D,), None where it tells nothing, and what of it could not be used, None for nothing."""
+    try:
+        vectors = tower.embed(items)
+    except Exception as error:  # decoders and tokenizers raise nearly anything
+        if len(items) > 1:
+            for item in items:
+                yield from vectors_of(tower, [item])
+            return
+        reason = str(error).partition(" Mend the file")[0]
+        try:
+            yield tower.embed(items, skip_broken=True)[0], reason
+        except Exception as nothing:
+            yield None, str(nothing) if isinstance(nothing, UserError) else reason
+        return
+    yield from ((vector, None) for vector in vectors)
+
+
+@functools.cache
+def _tower(folder: Path, weights: str) -> ExportedItemTower:
+    """Once per process; ``weights`` tells a tower from another that was in its folder before."""
+    return load_item_tower(folder)
+
+
+@dataclass(frozen=True)
+class EmbedJob:
+    """Embeds a task's items into one Parquet file in ``folder``; ``weights`` is a digest of the tower in its folder."""
+
+    tower: Path
+    folder: Path
+    weights: str
+    limits: Limits = field(default_factory=Limits)
+
+    def __call__(self, task: Task, journal: Path | None = None) -> Failures:
+        """Embed; everything is stored."""
+        tower = _tower(self.tower, self.weights)
+        # Files can end a process, and are therefore taken one by one; text is faster all at once.
+        parts = [[pair] for pair in task if pair[1].files] + cut(
+            [pair for pair in task if not pair[1].files], len(task)
+        )
+        found: dict[str, tuple[str, Array]] = {}
+        failures: dict[str, str] = {}
+        with one_torch_thread(), watched(journal, self.limits) as begin:
+            for part in parts:
+                begin(part[0][0])
+                for (key, item), (vector, reason) in zip(part, vectors_of(tower, [i for _, i in part]), strict=True):
+                    if vector is not None:
+                        found[key] = item.item_id, vector
+                    if reason is not None:
+                        failures[key] = f"item {item.item_id}: {reason}"
+        self._store(found, failures)
+        return {}
+
+    def lose(self, key: str, item: RawItem, died: str | None) -> None:
+        """Store that the item has no vector, and why."""
+        files = ", ".join(map(str, item.files.values()))
+        reason = f"took longer than {self.limits.item_seconds:g} s" if died is None else f"ended its process ({died})"
+        self._store({}, {key: f"item {item.item_id}: {files} {reason}"})
+
+    def _store(self, found: dict[str, tuple[str, Array]], failures: dict[str, str]) -> None:
+        path = self.folder / f"{uuid.uuid4().hex}.parquet"
+        table = pl.DataFrame()
+        if found:
+            ids, vectors = zip(*found.values(), strict=True)
+            table = pl.DataFrame({"item_id": ids, "vector": np.stack(vectors), "key": list(found)})
+        _write(path, table, failures)
+
+
+def _write(path: Path, table: pl.DataFrame, failures: dict[str, str]) -> None:
+    write_json(path.with_suffix(".failures.json"), failures)
+    beside = path.with_name(f".{path.name}-{os.getpid()}")
+    table.write_parquet(beside)
+    beside.replace(path)
+
+
+def _stored(out: Path, keys: Sequence[str]) -> tuple[pl.DataFrame, dict[str, str]]:
+    """What is there of these keys, in their order: item_id, vector, key; and failures by key."""
+    tables: list[pl.DataFrame] = []
+    failures: dict[str, str] = {}
+    for path in [out / "items.parquet", *(out / "parts").glob("[!.]*.parquet")]:
+        try:
+            tables += [pl.read_parquet(path)]
+            failures |= json.loads(path.with_suffix(".failures.json").read_text("utf-8"))
+        except (OSError, ValueError, pl.exceptions.PolarsError):
+            continue  # not there, or damaged
+    wanted = pl.DataFrame({"key": keys})
+    found = [table.filter(pl.col("key").is_in(keys)) for table in tables if "key" in table.columns]
+    found = [table for table in found if len(table)] or [pl.DataFrame(schema=dict.fromkeys(COLUMNS, pl.String))]
+    table = wanted.join(pl.concat(found).unique("key"), on="key", maintain_order="left").select(COLUMNS)
+    return table, {key: failures[key] for key in keys if key in failures}
+
+
+def embed(
+    tower: str | Path,
+    items: str | Path,
+    out: str | Path,
+    executor: str = "local",
+    shard_size: int = 256,
+    workers: int = 2,
+) -> Path:
+    """Embed a catalogue, or what is new of it; see the module.
+
+    Args:
+        tower: an exported item tower.
+        items: a folder with an items table, or the table.
+        out: the folder of the result.
+        executor: ``local`` or ``ray``.
+        shard_size: items whose vectors are written at a time.
+        workers: processes; 0: this one, which a file that crashes a decoder ends.
+
+    Returns:
+        ``out/items.parquet``.
+
+    Raises:
+        UserError: an argument that is not possible, or a tower or table that cannot be used.
+    """
+    if shard_size < 1 or workers < 0 or executor not in EXECUTORS:
+        raise UserError(
+            f"shard_size={shard_size} workers={workers} executor={executor} were given. Give a shard_size from 1, "
+            f"workers from 0, and executor={' or executor='.join(EXECUTORS)}."
+        )
+    exported, out, tower = load_item_tower(tower), Path(out), Path(tower).resolve()
+    if any(isinstance(encoder, FeaturesEncoder) for encoder in exported.tower.encoders.values()):
+        raise UserError(
+            f"{tower} reads a feature matrix, which new items have no row in. The catalogue's vectors are in "
+            "RUN/embeddings/items.parquet; for others, give vectors: avrec.load_item_tower(...).embed(...)."
+        )
+    raw, _ = read_items(items, exported.text)
+    weights = _digest(tower)
+    keys = _keys(raw, exported, weights)
+    table, failures = _stored(out, keys)
+    had = {*table["key"], *failures}
+    new = [(key, item) for key, item in zip(keys, raw, strict=True) if key not in had]
+    if new:
+        (out / "parts").mkdir(parents=True, exist_ok=True)
+        job = EmbedJob(tower, (out / "parts").resolve(), weights)
+        work(job, cut(new, shard_size), "embedding", workers, executor)
+        table, failures = _stored(out, keys)
+    _write(out / "items.parquet", table, failures)
+    shutil.rmtree(out / "parts", ignore_errors=True)
+    print(f"{len(table):,} of {len(keys):,} items in {out / 'items.parquet'}; {len(new):,} were new")
+    if failures:
+        first = "; ".join(list(failures.values())[:3])
+        print(f"{len(failures):,} items could not be used whole: {first}. All of them: {out / 'items.failures.json'}")
+    return out / "items.parquet"
+
+
+def _digest(tower: Path) -> str:
+    # Cards and other texts for people change no vector.
+    files = sorted(path for path in tower.iterdir() if path.is_file() and path.suffix != ".md")
+    return digest({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+
+
+def _keys(items: Sequence[RawItem], exported: ExportedItemTower, weights: str) -> list[str]:
+    """A hash per item of all that determines its vector."""
+    encoders: Any = exported.tower.encoders.values()
+    requests = [encoder.preprocess.request() for encoder in encoders if encoder.preprocess is not None]
+    return [digest([weights, i.item_id, *(source_key(i, request) for request in requests)])[:32] for i in items]
+
+
+def main() -> None:
+    """Read the arguments, embed."""
+    embed(**config.from_command_line(sys.argv[1:], KEYS, "python -m avrec.embed"))
+
+
+if __name__ == "__main__":
+    sys.exit(config.entry(main, "train"))

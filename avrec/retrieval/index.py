@@ -1,0 +1,341 @@
+"""The items whose embeddings have the largest product with a query: exactly, or by an HNSW graph above a size."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from avrec.batch import Array, UserError
+
+FORMAT = 1
+APPROXIMATE_ABOVE = 500_000
+"""Items from which on exact search takes tens of milliseconds a query on one core."""
+
+LEAST_RECALL = 0.95
+RECALL_AT = 100
+SAMPLED_QUERIES = 200
+EXPANSIONS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
+"""Candidates that HNSW keeps while it searches: the first of them that reaches ``LEAST_RECALL`` is taken."""
+
+BLOCK_SCORES = 2**26
+"""Scores computed at a time, 256 MiB."""
+
+
+class Found(NamedTuple):
+    """Items found for B queries, best first.
+
+    Attributes:
+        ids: of each query's items; fewer than k where filters leave fewer.
+        score_BK: query · item, float32; minus infinity where there is no item.
+    """
+
+    ids: list[list[str]]
+    score_BK: Array
+
+
+class Index:
+    """Embeddings under string ids, searched by product.
+
+    Exact up to ``approximate_above`` items; ties stand in the order in which items were given. Above, an HNSW graph
+    (usearch; Malkov and Yashunin 2016) proposes candidates, their scores are exact, and how many of the exact first
+    items it finds is measured on a sample and printed when it is built. Products of vectors of very different lengths
+    suit HNSW badly: that number says whether they do.
+
+    Args:
+        ids: of the items, each once.
+        vector_ND: their embeddings, copied where they are not float32.
+        approximate_above: number of items; None: always exact.
+        query_SD: queries that the recall is measured with; by default, items drawn at random.
+
+    Attributes:
+        ids: of the items, in order.
+        vector_ND: their embeddings, float32.
+        recall: of the graph, from 0 to 1, as measured when it was built; None where search is exact.
+
+    Raises:
+        UserError: an id twice, shapes that do not fit, a number that is not finite, or usearch is missing.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        vector_ND: Array,
+        approximate_above: int | None = APPROXIMATE_ABOVE,
+        query_SD: Array | None = None,
+    ) -> None:
+        self.ids: list[str] = []
+        self.vector_ND: Array = np.zeros((0, np.shape(vector_ND)[-1]), np.float32)
+        self.recall: float | None = None
+        # Names of rows, rising, that stay when others are removed: the graph needs no rebuilding.
+        self._key_N: Array = np.zeros(0, np.int64)
+        self._graph: Any = None
+        self._mapped = False
+        self._append(ids, vector_ND)
+        self._row = {item_id: row for row, item_id in enumerate(self.ids)}
+        if approximate_above is not None and len(self) > approximate_above:
+            self._build(query_SD)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, item_id: str) -> bool:
+        return item_id in self._row
+
+    def search(
+        self,
+        query_BD: Array,
+        k: int = 10,
+        allow: Iterable[str] | None = None,
+        deny: Iterable[str] = (),
+        seen: Sequence[Iterable[str]] | None = None,
+    ) -> Found:
+        """The k items with the largest products. Ids in filters that the index does not have are passed over.
+
+        Args:
+            query_BD: queries, (B, D).
+            k: items per query, at least 1.
+            allow: only these; searched exactly, whatever the size.
+            deny: none of these.
+            seen: per query, none of these.
+
+        Raises:
+            UserError: k below 1, queries of another shape or not finite, or not one list of seen items per query.
+        """
+        query_BD = np.ascontiguousarray(query_BD, np.float32)
+        if k < 1 or query_BD.ndim != 2 or query_BD.shape[1] != self.vector_ND.shape[1]:
+            raise UserError(
+                f"k={k} and queries of shape {query_BD.shape} were given. k must be at least 1, "
+                f"and queries (B, {self.vector_ND.shape[1]})."
+            )
+        if seen is not None and len(seen) != len(query_BD):
+            raise UserError(f"{len(seen)} lists of seen items for {len(query_BD)} queries. Give one list per query.")
+        _check_finite(query_BD, "a query")
+        denied = self._rows(deny)
+        hidden = [denied] * len(query_BD) if seen is None else [np.union1d(denied, self._rows(own)) for own in seen]
+        fetched = k + max((len(rows) for rows in hidden), default=0)
+        # A graph knows no filters: what they may take away is fetched on top, as long as that is little.
+        exact = allow is not None or self._graph is None or fetched > len(self) // 8
+        rows = None if allow is None else self._rows(allow)
+        row_BK, score_BK = self._search(query_BD, k, hidden, None if exact else fetched, rows)
+        found = zip(row_BK.tolist(), (score_BK > -np.inf).sum(axis=1).tolist(), strict=True)
+        return Found([[self.ids[row] for row in rows[:count]] for rows, count in found], score_BK)
+
+    def add(self, ids: Sequence[str], vector_ND: Array) -> None:
+        """Append items.
+
+        Raises:
+            UserError: an id is there already; see also the constructor.
+        """
+        self._check_writable()
+        first = len(self)
+        self._append(ids, vector_ND)
+        self._row.update((item_id, row) for row, item_id in enumerate(self.ids[first:], first))
+        if self._graph is not None:
+            self._graph.add(self._key_N[first:], self.vector_ND[first:], threads=torch.get_num_threads())
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Take items out; the others keep their order.
+
+        Raises:
+            UserError: an id is not there.
+        """
+        self._check_writable()
+        ids = list(ids)
+        unknown = [item_id for item_id in ids if item_id not in self._row]
+        if unknown:
+            raise UserError(
+                f"{len(unknown)} ids are not in the index, the first is {unknown[0]!r}. Nothing is removed."
+            )
+        gone = self._rows(ids)
+        if self._graph is not None:
+            self._graph.remove(self._key_N[gone])
+        stay = np.delete(np.arange(len(self)), gone)
+        self.ids = [self.ids[row] for row in stay.tolist()]
+        self.vector_ND, self._key_N = self.vector_ND[stay], self._key_N[stay]
+        self._row = {item_id: row for row, item_id in enumerate(self.ids)}
+
+    # ---- files
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the index. The folder appears complete or not at all; an index that is there is replaced.
+
+        Raises:
+            UserError: the folder holds something else.
+        """
+        folder = Path(folder)
+        if folder.exists() and not (folder / "index.json").is_file():
+            raise UserError(f"{folder} is there and is no index. Give another folder, or remove it.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        expansion = None if self._graph is None else self._graph.expansion_search
+        about = {"format": FORMAT, "recall": self.recall, "expansion": expansion, "ids": self.ids}
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
+            new = Path(beside) / "new"
+            new.mkdir()
+            np.save(new / "vectors.npy", self.vector_ND)
+            (new / "index.json").write_text(json.dumps({**about, "keys": self._key_N.tolist()}), "utf-8")
+            if self._graph is not None:
+                self._graph.save(str(new / "graph.usearch"))
+            if folder.exists():
+                os.rename(folder, Path(beside) / "old")
+            os.rename(new, folder)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, mapped: bool = False) -> "Index":
+        """Read what ``save`` wrote.
+
+        Args:
+            folder: its folder.
+            mapped: leave vectors and graph on disk, as memory maps that processes share; nothing can be added or
+                removed then.
+
+        Raises:
+            UserError: the folder is no index, is damaged, or of another version.
+        """
+        path = Path(folder)
+        try:
+            about = json.loads((path / "index.json").read_text("utf-8"))
+            # "c": torch wants memory that it could write to; what is written stays in this process.
+            vector_ND = np.load(path / "vectors.npy", mmap_mode="c" if mapped else None, allow_pickle=False)
+            if about["format"] != FORMAT or len(about["ids"]) != len(vector_ND):
+                raise ValueError("of another version, or its files are not of one index")
+            index = cls([], vector_ND[:0])
+            if about["expansion"] is not None:
+                index._graph = _new_graph(vector_ND.shape[1])
+                (index._graph.view if mapped else index._graph.load)(str(path / "graph.usearch"))
+                index._graph.expansion_search = about["expansion"]
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{folder} is no index that can be read: {error}. Build it again.") from error
+        index.ids, index.vector_ND, index.recall = about["ids"], vector_ND.view(np.ndarray), about["recall"]
+        index._key_N, index._mapped = np.asarray(about["keys"], np.int64), mapped
+        index._row = {item_id: row for row, item_id in enumerate(index.ids)}
+        return index
+
+    def _check_writable(self) -> None:
+        if self._mapped:
+            raise UserError("A memory-mapped index cannot be changed. Load it with mapped=False.")
+
+    # ---- what is in it
+
+    def _append(self, ids: Sequence[str], vector_ND: Array) -> None:
+        ids, vector_ND = list(ids), np.ascontiguousarray(vector_ND, np.float32)
+        if vector_ND.shape != (len(ids), self.vector_ND.shape[1]):
+            raise UserError(
+                f"{len(ids)} ids and vectors of shape {vector_ND.shape} were given; "
+                f"({len(ids)}, {self.vector_ND.shape[1]}) would fit."
+            )
+        known = set(self.ids)
+        wrong = next((i for i in ids if not isinstance(i, str) or i in known or known.add(i)), None)  # type: ignore[func-returns-value]
+        if wrong is not None:
+            raise UserError(f"The id {wrong!r} is no text, or stands twice. Ids are distinct strings; remove it first.")
+        _check_finite(vector_ND, "an embedding")
+        self.ids += ids
+        self.vector_ND = np.concatenate([self.vector_ND, vector_ND]) if len(self.vector_ND) else vector_ND
+        next_key = self._key_N[-1] + 1 if len(self._key_N) else 0
+        self._key_N = np.concatenate([self._key_N, np.arange(len(ids)) + next_key])
+
+    def _rows(self, ids: Iterable[str]) -> Array:
+        """Distinct rows of the ids that are there, in order."""
+        return np.unique(np.asarray([self._row[i] for i in ids if i in self._row], np.int64))
+
+    # ---- search in blocks of queries, exactly or (where a number is to be fetched) in the graph
+
+    def _search(
+        self, query_BD: Array, k: int, hidden: list[Array], fetched: int | None, rows: Array | None = None
+    ) -> tuple[Array, Array]:
+        row_BK = np.zeros((len(query_BD), k), np.int64)
+        score_BK = np.full((len(query_BD), k), -np.inf, np.float32)
+        vectors = self.vector_ND if rows is None else self.vector_ND[rows]
+        size = max(1, BLOCK_SCORES // max(1, len(vectors)))
+        for start in range(0, len(query_BD) if len(vectors) else 0, size):
+            block = slice(start, start + size)
+            if fetched is None:
+                best_BK, value_BK = _search_all(query_BD[block], k, hidden[block], vectors, rows)
+            else:
+                best_BK, value_BK = self._search_graph(query_BD[block], k, hidden[block], fetched)
+            row_BK[block, : best_BK.shape[1]], score_BK[block, : best_BK.shape[1]] = best_BK, value_BK
+        return row_BK, score_BK
+
+    def _search_graph(self, query_BD: Array, k: int, hidden: list[Array], fetched: int) -> tuple[Array, Array]:
+        found = self._graph.search(query_BD, fetched, threads=torch.get_num_threads())
+        keys_BF, counts = np.atleast_2d(found.keys), getattr(found, "counts", [len(found.keys)])
+        absent_BF = np.arange(keys_BF.shape[1]) >= np.reshape(counts, (-1, 1))
+        # In the order of items (those that are absent last), so that a stable sort leaves ties in it.
+        row_BF = np.searchsorted(self._key_N, keys_BF.astype(np.int64))
+        row_BF = np.sort(np.where(absent_BF, len(self), row_BF), axis=1)
+        vectors_BFD = self.vector_ND[np.minimum(row_BF, len(self) - 1)]
+        score_BF = np.matmul(vectors_BFD, query_BD[:, :, None])[..., 0]
+        score_BF[absent_BF] = -np.inf
+        for b, own in enumerate(hidden):
+            if len(own):
+                score_BF[b, np.isin(row_BF[b], own)] = -np.inf
+        best_BK = np.argsort(-score_BF, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(row_BF, best_BK, axis=1), np.take_along_axis(score_BF, best_BK, axis=1)
+
+    def _build(self, query_SD: Array | None) -> None:
+        self._graph = graph = _new_graph(self.vector_ND.shape[1])
+        graph.add(self._key_N, self.vector_ND, threads=torch.get_num_threads())
+        if query_SD is None:
+            sample = np.random.default_rng(0).choice(len(self), min(SAMPLED_QUERIES, len(self)), replace=False)
+            query_SD = self.vector_ND[sample]
+        query_SD = np.ascontiguousarray(query_SD[:SAMPLED_QUERIES], np.float32)
+        k, none = min(RECALL_AT, len(self)), [np.zeros(0, np.int64)] * len(query_SD)
+        exact_SK, _ = self._search(query_SD, k, none, None)
+        for graph.expansion_search in EXPANSIONS:
+            found = zip(exact_SK, *self._search(query_SD, k, none, k), strict=True)
+            hits = sum(np.isin(wanted, rows[scores > -np.inf]).sum() for wanted, rows, scores in found)
+            self.recall = float(hits) / exact_SK.size
+            if self.recall >= LEAST_RECALL:
+                break
+        print(
+            f"HNSW over {len(self):,} items: recall@{k} {self.recall:.3f} against exact search "
+            f"({len(query_SD)} queries, expansion {graph.expansion_search})"
+        )
+
+
+def _search_all(
+    query_BD: Array, k: int, hidden: list[Array], vectors: Array, rows: Array | None
+) -> tuple[Array, Array]:
+    score_BN = torch.from_numpy(query_BD) @ torch.from_numpy(vectors).T
+    for b, own in enumerate(hidden):
+        if len(own):
+            score_BN[b, own if rows is None else np.isin(rows, own)] = -torch.inf
+    best_BK, value_BK = _top(score_BN, k)
+    return (best_BK if rows is None else rows[best_BK]), value_BK
+
+
+def _new_graph(dim: int) -> Any:
+    try:
+        from usearch.index import Index as Graph
+    except ImportError:
+        raise UserError(
+            "An index of this size needs usearch, and it is not installed. pip install 'avrec[retrieval]', or give "
+            "approximate_above=None for exact search."
+        ) from None
+    # Half precision: the graph only proposes, the scores are computed from the vectors themselves.
+    return Graph(ndim=dim, metric="ip", dtype="bf16", connectivity=16, expansion_add=128)
+
+
+def _check_finite(values: Array, what: str) -> None:
+    if not np.isfinite(values).all():
+        raise UserError(f"A number in {what} is not finite (row {int((~np.isfinite(values)).any(axis=1).argmax())}).")
+
+
+def _top(score_BN: torch.Tensor, k: int) -> tuple[Array, Array]:
+    """The best columns and their scores; of equal scores the lowest column first, which ``topk`` leaves open."""
+    k = min(k, score_BN.shape[1])
+    # One place more than wanted shows whether the last one is tied with one that was left out.
+    value_BK, best_BK = score_BN.topk(min(k + 1, score_BN.shape[1]), dim=1)
+    tied_BK = (value_BK[:, 1:] == value_BK[:, :-1]) & (value_BK[:, 1:] > -torch.inf)
+    value_BK, best_BK = value_BK[:, :k].contiguous(), best_BK[:, :k].contiguous()
+    for b in tied_BK.any(dim=1).nonzero().flatten().tolist():
+        columns = (score_BN[b] >= value_BK[b, -1]).nonzero().flatten()
+        best_BK[b] = columns[score_BN[b, columns].sort(descending=True, stable=True).indices[:k]]
+    return best_BK.numpy(), value_BK.numpy()

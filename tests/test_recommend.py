@@ -1,0 +1,167 @@
+"""avrec.recommend on a tiny trained run: against the obvious twin, and its mistakes."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from avrec import config
+from avrec import recommend as module
+from avrec.batch import UserError
+from avrec.recommend import Recommender
+from train import train
+
+
+@pytest.fixture(scope="module")
+def run(compose_cfg: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    cfg = compose_cfg("evaluation.baselines=[]", "evaluation.ablation=false", run_dir=folder)
+    cfg.vision = cfg.audio = None
+    train(cfg)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recommender(run: Path) -> Recommender:
+    return Recommender.of(run)
+
+
+def history_of(recommender: Recommender, user: int) -> list[int]:
+    log = recommender.catalogue.log
+    return log.item[log.user == user].tolist()
+
+
+def scores(recommender: Recommender, user: int, history: list[int], times: Any) -> torch.Tensor:
+    """One user's scores of the catalogue, by the towers alone."""
+    data, score = recommender.data, recommender.module.score
+    users = data.users.of(
+        np.array([user]), np.array([history], np.int64), np.ones((1, len(history)), bool), np.array([times], float)
+    )
+    with torch.no_grad():
+        query_BD = recommender.module.user_tower.last(users, recommender.item_ND)
+        return (query_BD @ recommender.item_ND.T)[0] / score.temperature + score.bias
+
+
+def test_a_user_gets_the_best_unseen_items_and_the_reasons_are_leave_one_out(recommender: Recommender) -> None:
+    log, user = recommender.catalogue.log, 3
+    history, times = history_of(recommender, user), log.time[log.user == user]
+    found = recommender.for_user(recommender.catalogue.user_ids[user], k=4)
+    score_N = scores(recommender, user, history, times)
+    order = [item for item in score_N.argsort(descending=True).tolist() if item not in history][:4]
+    assert [recommender.place[one.item_id] for one in found] == order
+    assert [one.title for one in found] == [recommender.catalogue.titles[item] for item in order]
+    np.testing.assert_allclose([one.score for one in found], score_N[order], rtol=1e-4)
+    places = range(len(history))
+    losses = [
+        score_N[order[0]] - scores(recommender, user, np.delete(history, p).tolist(), np.delete(times, p))[order[0]]
+        for p in places
+    ]
+    best = max(places, key=lambda place: losses[place])
+    title, loss = found[0].because[0]
+    assert title == recommender.title(history[best])
+    assert loss == pytest.approx(losses[best].item(), abs=1e-3)
+
+
+def test_a_history_is_served_without_a_user(recommender: Recommender) -> None:
+    ids = list(recommender.place)[:3]
+    found = recommender.for_history(ids, k=100)
+    assert {one.item_id for one in found} == {*recommender.place} - {*ids}
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    assert {title for one in found for title, _ in one.because} <= {recommender.title(item) for item in range(3)}
+    assert found != recommender.for_history(ids[::-1] + list(recommender.place)[5:9], k=100)
+
+
+def test_a_new_item_has_the_rank_that_it_would_have_in_the_catalogue(recommender: Recommender, tmp_path: Path) -> None:
+    table = tmp_path / "new.csv"
+    table.write_text("item_id,title,description\nn1,A quiet farm,Two friends\nn2,,\n")
+    (audience,), told = recommender.audiences(table, k=5)
+    assert (audience.item_id, audience.title) == ("n1", "A quiet farm")
+    assert told == [
+        "item n2: Item 'n2' has nothing that this tower reads. It reads text, identity; give at least one of them."
+    ]
+    from avrec.export.item_tower import ExportedItemTower
+
+    catalogue, log = recommender.catalogue, recommender.catalogue.log
+    tower = ExportedItemTower(recommender.module.item_tower, {}, catalogue.text)
+    vector = torch.from_numpy(tower.embed([{"title": "A quiet farm", "description": "Two friends"}])[0])
+    ranks = []
+    for user in range(len(catalogue.user_ids)):
+        history = history_of(recommender, user)
+        users = recommender.data.users.latest(np.array([user]), recommender.history)
+        with torch.no_grad():
+            query_D = recommender.module.user_tower.last(users, recommender.item_ND)[0]
+        own = query_D @ vector
+        better = [i for i, score in enumerate(recommender.item_ND @ query_D) if score >= own and i not in history]
+        ranks.append(len(better) + 1)
+    assert audience.rank_E.tolist() == ranks
+    wanted = [user for user in np.argsort(ranks, kind="stable") if ranks[user] <= 5]
+    assert audience.users == [catalogue.user_ids[user] for user in wanted]
+    assert len(log) > 0
+
+
+def test_new_items_that_are_old_or_empty_are_refused(recommender: Recommender, tmp_path: Path) -> None:
+    known = next(iter(recommender.place))
+    (tmp_path / "old.csv").write_text(f"item_id,title\n{known},A\n")
+    with pytest.raises(UserError, match=f"item {known} is in the catalogue already"):
+        recommender.audiences(tmp_path / "old.csv")
+    (tmp_path / "empty.csv").write_text("item_id,title\nn1,\n")
+    with pytest.raises(UserError, match="No item of .* can be embedded"):
+        recommender.audiences(tmp_path / "empty.csv")
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["recommend", *arguments])
+    return config.entry(module.main, "train")
+
+
+def test_the_command_prints_tables(
+    recommender: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Recommender, "of", lambda run: recommender)
+    user, item = recommender.catalogue.user_ids[0], next(iter(recommender.place))
+    assert call(monkeypatch, "run=x", f"user={user}", "k=2") == 0
+    assert recommender.for_user(user, 2)[1].title in capsys.readouterr().out
+    assert call(monkeypatch, "run=x", f"history={item}") == 0
+    assert "because of" in capsys.readouterr().out
+    (tmp_path / "new.csv").write_text('item_id,title\nn1,"[bold]Up[/]"\nn2,\n')
+    assert call(monkeypatch, "run=x", f"items={tmp_path / 'new.csv'}", "k=3") == 0
+    out = capsys.readouterr().out
+    assert "[bold]Up[/]" in out
+    assert f"of {len(recommender.catalogue.user_ids)} (" in out
+    assert "Item 'n2' has nothing that this tower reads" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "run must be given and is not. Usage: python -m avrec.recommend run=…"),
+        (["run=x", "usr=1"], "There is no key usr."),
+        (
+            ["run=nowhere", "user=1"],
+            "run=nowhere has no checkpoints/best.ckpt. Give the folder of a finished training.",
+        ),
+        (["run=x"], "none of user, history, items with k=10 given. Give one of user=ID"),
+        (["run=x", "user=1", "history=2"], "user and history with k=10 given."),
+        (["run=x", "user=1", "k=0"], "user with k=0 given."),
+        (["run=x", "user=1", "k=ten"], "k=ten is no whole number."),
+        (["run=here", "user=user-9"], "user=user-9 is not in the catalogue. "),
+        (["run=here", "history=film-00001,film-x"], "history=film-x is not in the catalogue. "),
+        (["run=here", "items=nothing.csv"], "items=nothing.csv is no folder and no table."),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    recommender: Recommender,
+    given: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if "run=here" in given:
+        monkeypatch.setattr(Recommender, "of", lambda run: recommender)
+    assert call(monkeypatch, *given) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
