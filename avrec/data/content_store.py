@@ -1,14 +1,13 @@
 """The content store: rows of arrays under string keys, appended in shards, read through memory maps."""
 
-import hashlib
 import json
 import logging
 import math
-import os
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from avrec.batch import Array, ArraySpec, DecodeFailure, DecodeRequest, RawItem, UserError
+from avrec.data.files import digest, state_of, to_disk, write_json
 
 logger = logging.getLogger(__name__)
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 """To be part of the name of every store's folder: raise it when the layout on disk, or what is decoded, changes."""
 
 MAX_OPEN_MAPS = 256
@@ -144,8 +144,7 @@ class PreparedModality:
         return {name: rows.take(places, axis=0) for name, rows in self._kept.items()}
 
     def _bytes(self) -> int:
-        sizes = (math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in self.reader.arrays.values())
-        return sum(sizes) * int(self.present_N.sum())
+        return sum(map(_bytes_of, self.reader.arrays.values())) * int(self.present_N.sum())
 
 
 class ContentStore:
@@ -154,22 +153,23 @@ class ContentStore:
     On disk, beside ``spec.json``: ``shard-<unique>.<array>.npy`` with the rows, and ``shard-<unique>.json``
     with their keys, the keys that were tried and have no row, and the failures by key. A shard exists once
     its json is renamed into place, which is its last step: an interruption leaves nothing visible.
+
+    Args:
+        folder: of the store; made if it does not exist.
+        arrays: names, shapes (of one row) and dtypes of what a row holds.
+
+    Attributes:
+        failures: what could not be used of each key's source.
+
+    Raises:
+        UserError: the folder holds a store of other arrays.
     """
 
     def __init__(self, folder: Path, arrays: Mapping[str, ArraySpec]) -> None:
-        """Open, or begin, the store in ``folder``.
-
-        Args:
-            folder: made if it does not exist.
-            arrays: names, shapes (of one row) and dtypes of what a row holds.
-
-        Raises:
-            UserError: the folder holds a store of other arrays.
-        """
         self.folder = folder
         self.reader = ShardReader(folder, arrays)
+        self.failures: dict[str, list[DecodeFailure]] = {}
         self._index: dict[str, tuple[int, int] | None] = {}
-        self._failures: dict[str, list[DecodeFailure]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self._check_spec()
         self._remove_leftovers()
@@ -186,11 +186,6 @@ class ContentStore:
     def has_content(self, key: str) -> bool:
         """Whether this key has a row."""
         return self._index.get(key) is not None
-
-    @property
-    def failures(self) -> dict[str, list[DecodeFailure]]:
-        """What could not be used of each key's source."""
-        return self._failures
 
     def locate(self, keys: Sequence[str]) -> Locations:
         """Where the rows of ``keys`` lie; (-1, -1) for keys without one."""
@@ -234,29 +229,24 @@ class ContentStore:
         self._index.update((key, None) for key in described["absent"] if not self.has_content(key))
         self._index.update((key, (number, row)) for row, key in enumerate(described["keys"]))
         for key, found in described["failures"].items():
-            self._failures[key] = [DecodeFailure(*values) for values in found]
+            self.failures[key] = [DecodeFailure(*values) for values in found]
 
     def _check_files(self, shard: str, count: int) -> None:
         for name, spec in self.reader.arrays.items() if count else ():
-            needed = count * int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
             path = self.reader.path(shard, name)
-            if path.stat().st_size < needed:
+            if path.stat().st_size < count * _bytes_of(spec):
                 raise ValueError(f"{path.name} is shorter than its {count} rows")
 
     def _check_spec(self) -> None:
         path = self.folder / "spec.json"
-        asked = {
-            name: {"shape": list(spec.shape), "dtype": np.dtype(spec.dtype).name}
-            for name, spec in self.reader.arrays.items()
-        }
+        specs = self.reader.arrays.items()
+        asked = ", ".join(f"{name} {np.dtype(spec.dtype).name} {tuple(spec.shape)}" for name, spec in specs)
         if not path.exists():
             write_json(path, asked)
-            return
-        stored = json.loads(path.read_text())
-        if stored != asked:
+        elif (stored := json.loads(path.read_text())) != asked:
             raise UserError(
-                f"The content store in {self.folder} holds {_listed(stored)}, but {_listed(asked)} is asked for. "
-                "Let settings() of the preprocess contain all that determines its output, or remove that folder."
+                f"The content store in {self.folder} holds {stored}, but {asked} is asked for. Let settings() of the "
+                "preprocess contain all that determines its output, or remove that folder."
             )
 
     def _remove_leftovers(self) -> None:
@@ -264,24 +254,15 @@ class ContentStore:
         visible = {path.stem for path in self.folder.glob("shard-*.json")}
         unfinished = [p for p in self.folder.glob("shard-*.npy") if p.name.split(".")[0] not in visible]
         for path in [*unfinished, *self.folder.glob("*.tmp")]:
-            # Another process may be removing the same leftovers.
-            try:
+            with suppress(FileNotFoundError):  # another process may be removing the same leftovers
                 if path.stat().st_mtime < oldest:
                     path.unlink()
-            except FileNotFoundError:
-                continue
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON of ``value``."""
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def source_key(item: RawItem, request: DecodeRequest) -> str:
     """A hash of all of the source that determines the row; empty where the item names no such source."""
     text = item.text if request.text else None
-    files = {kind: _file_state(path) for kind, path in sources_of(item, request).items()}
+    files = {kind: state_of(path) for kind, path in sources_of(item, request).items()}
     return digest([text, files])[:32] if text is not None or files else ""
 
 
@@ -296,25 +277,17 @@ def sources_of(item: RawItem, request: DecodeRequest) -> dict[str, Path]:
     return {kind: path for kind, path in item.files.items() if kind in kinds}
 
 
-def _file_state(path: Path) -> list[Any]:
-    try:
-        state = path.stat()
-    except OSError:
-        return [str(path), "missing"]
-    return [str(path), state.st_size, state.st_mtime_ns]
-
-
 def write_shard(
     folder: Path,
     arrays: Mapping[str, ArraySpec],
     rows: Sequence[tuple[str, Row]],
     failures: Mapping[str, list[DecodeFailure]],
 ) -> str:
-    """Append rows to the store in ``folder`` as one shard, and give the shard's name.
+    """Append rows to the store in ``folder``, opened before, as one shard, and give the shard's name.
 
     Args:
-        folder: of a store that has been opened before.
-        arrays: names, shapes (of one row) and dtypes of what a row holds.
+        folder: of the store.
+        arrays: as the store was opened with.
         rows: keys with their arrays, or with None where the item lacks the modality.
         failures: by key, what could not be used of its source.
 
@@ -326,7 +299,7 @@ def write_shard(
     for name in arrays if full else ():
         with (folder / f"{shard}.{name}.npy").open("wb") as file:
             np.save(file, np.stack([row[name] for _, row in full]))
-            _to_disk(file)
+            to_disk(file)
     described = {
         "keys": [key for key, _ in full],
         "absent": [key for key, row in rows if row is None],
@@ -338,8 +311,13 @@ def write_shard(
 
 def shard_size(count: int, arrays: Mapping[str, ArraySpec], smallest: int) -> int:
     """How many of ``count`` rows to write as one shard: a large catalogue should have a few hundred shards."""
-    row_bytes = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in arrays.values())
+    row_bytes = sum(map(_bytes_of, arrays.values()))
     return max(smallest, min(SHARD_BYTES // max(1, row_bytes), math.ceil(count / 256)))
+
+
+def _bytes_of(spec: ArraySpec) -> int:
+    """Of one row."""
+    return math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
 
 
 def _checked(key: str, row: Mapping[str, Array], arrays: Mapping[str, ArraySpec]) -> dict[str, Array]:
@@ -354,21 +332,3 @@ def _checked(key: str, row: Mapping[str, Array], arrays: Mapping[str, ArraySpec]
                 "arrays() has to state what the call returns."
             )
     return values
-
-
-def _listed(arrays: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {spec['dtype']} {tuple(spec['shape'])}" for name, spec in arrays.items())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file so that it is there whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file)
-        _to_disk(file)
-    os.replace(temporary, path)
-
-
-def _to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -9,10 +9,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
 from avrec.batch import UserError
+from avrec.data.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -111,19 +109,12 @@ def _transfer(url: str, part: Path) -> None:
         rest = answer.headers.get("Content-Length")
         total = None if rest is None else start + int(rest)
         logger.info("%s: from byte %s of %s", url, f"{start:,}", "?" if total is None else f"{total:,}")
-        with part.open("ab" if goes_on else "wb") as file, _bar() as bar:
-            task = bar.add_task(part.stem, total=total, completed=start)
+        with part.open("ab" if goes_on else "wb") as file, progress(part.stem, total, start, True) as advance:
             while data := answer.read(CHUNK):
                 file.write(data)
-                bar.advance(task, len(data))
+                advance(len(data))
     if total is not None and part.stat().st_size < total:
         raise ConnectionError(f"the connection ended {total - part.stat().st_size:,} bytes too early")
-
-
-def _bar() -> Progress:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _sha256(path: Path) -> str:

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import shutil
-import uuid
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +11,7 @@ import polars as pl
 
 from avrec.batch import Array, UserError
 from avrec.data.cleaning import Cleaning, Step
-from avrec.data.content_store import write_json
+from avrec.data.files import whole_folder, write_json
 from avrec.data.splits import TEST, TRAIN, VAL
 from avrec.data.tables import Interactions, Table, check_not_empty, ids_of, numbers_of
 
@@ -109,16 +107,13 @@ class Log:
 
     def save(self, folder: Path) -> None:
         """Write it as one folder, whole or not at all."""
-        partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-        partial.mkdir(parents=True)
-        self.rows.write_parquet(partial / "rows.parquet")
-        pl.DataFrame({"user_id": self.user_ids}).write_parquet(partial / "users.parquet")
-        pl.DataFrame({"kept": self.kept_N}).write_parquet(partial / "items.parquet")
-        write_json(partial / "log.json", {"has_time": self.has_time, "steps": [asdict(step) for step in self.steps]})
-        try:
-            partial.rename(folder)
-        except OSError:  # another run was first; its log is the same
-            shutil.rmtree(partial)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with whole_folder(folder) as partial:
+            self.rows.write_parquet(partial / "rows.parquet")
+            pl.DataFrame({"user_id": self.user_ids}).write_parquet(partial / "users.parquet")
+            pl.DataFrame({"kept": self.kept_N}).write_parquet(partial / "items.parquet")
+            about = {"has_time": self.has_time, "steps": [asdict(step) for step in self.steps]}
+            write_json(partial / "log.json", about)
 
     @classmethod
     def load(cls, folder: Path) -> "Log | None":

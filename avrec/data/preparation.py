@@ -4,15 +4,11 @@ import json
 import logging
 import math
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from avrec.batch import DecodeFailure, FrozenLayers, Preprocess, RawItem, UserError
 from avrec.data.content_store import (
@@ -20,22 +16,19 @@ from avrec.data.content_store import (
     ContentStore,
     PreparedModality,
     Row,
-    digest,
     shard_size,
     source_key,
-    write_json,
 )
 from avrec.data.executors import EXECUTORS, Failures, Job, Task, run
+from avrec.data.files import digest, write_json
 from avrec.data.limits import Limits
+from avrec.data.progress import Advance, progress
 
 __all__ = ["PreparedModality", "prepare_content"]
 
 logger = logging.getLogger(__name__)
 
 FROZEN_BATCH = 64
-
-Advance = Callable[[int], None]
-"""Called with the number of items just finished."""
 
 
 def prepare_content(
@@ -110,7 +103,7 @@ def _fill(store: ContentStore, job: Job, items: Mapping[str, RawItem], workers: 
     only_text = not (request.image or request.video_frames or request.sample_rate)
     here = only_text or (workers == 0 and executor == "local") or multiprocessing.current_process().daemon
     tasks = _cut(missing, shard_size(len(missing), job.arrays, smallest=1024 if only_text else 32))
-    with _progress(f"preparing {job.preprocess.modality}", len(missing)) as advance:
+    with progress(f"preparing {job.preprocess.modality}", len(missing)) as advance:
         if here:
             passing = _in_process(job, tasks, advance)
         else:
@@ -147,7 +140,7 @@ def _frozen_store(source: ContentStore, keys: Iterable[str], frozen: FrozenLayer
     target = ContentStore(folder, frozen.arrays())
     missing = [key for key in dict.fromkeys(keys) if source.has_content(key) and key not in target]
     size = shard_size(len(missing), frozen.arrays(), smallest=FROZEN_BATCH)
-    with _progress("computing frozen layers", len(missing)) as advance:
+    with progress("computing frozen layers", len(missing)) as advance:
         for shard_keys in _cut(missing, size):
             rows: list[tuple[str, Row]] = []
             for batch in _cut(shard_keys, FROZEN_BATCH):
@@ -156,20 +149,6 @@ def _frozen_store(source: ContentStore, keys: Iterable[str], frozen: FrozenLayer
                 advance(len(batch))
             target.write_shard(rows)
     return target
-
-
-@contextmanager
-def _progress(doing: str, total: int) -> Iterator[Advance]:
-    console = Console(stderr=True)
-    if not console.is_terminal or total == 0:
-        if total:
-            logger.info("%s: %d items", doing, total)
-        yield lambda count: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task(doing, total=total)
-        yield lambda count: progress.advance(bar, count)
 
 
 # ---------------------------------------------------------------------------------------------------------

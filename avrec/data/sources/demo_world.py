@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from avrec.batch import Array, UserError
+from avrec.data.sources.demo_domains import DOMAINS
 
 FACETS: Mapping[str, int] = {"theme": 8, "tone": 6, "palette": 8, "shape": 6, "timbre": 6, "rhythm": 6}
 """How many values each facet has."""
@@ -27,14 +28,6 @@ MODALITY_FACETS: Mapping[str, tuple[str, ...]] = {
     "audio": ("timbre", "rhythm"),
 }
 """The facets that each modality reveals."""
-
-MODALITY_WEIGHTS: Mapping[str, tuple[float, float, float]] = {
-    "film": (1.0, 1.0, 1.0),
-    "music": (0.7, 0.5, 1.5),
-    "game": (0.8, 1.35, 0.75),
-    "course": (1.5, 0.6, 0.7),
-}
-"""How much text, vision and audio count for taste, by domain."""
 
 START = 1_688_169_600
 """The first day, 2023-07-01 00:00 UTC."""
@@ -186,11 +179,10 @@ def make_world(domain: str, size: WorldSize, seed: int) -> World:
     size.check()
     # One generator for each matter, so that a change in one does not reshuffle all the others.
     items, users, times, choices = (np.random.default_rng([seed, matter]) for matter in range(4))
-    facets_NF = _facets(size.num_items, items)
-    cold_N = np.zeros(size.num_items, bool)
-    cold_N[items.permutation(size.num_items)[: max(2, round(COLD_SHARE * size.num_items))]] = True
+    facets = [items.permutation(np.arange(size.num_items) % count) for count in FACETS.values()]
+    cold_N = _some(COLD_SHARE, size.num_items, 2, items)
     kinds = ("description", "poster", "video")
-    has = {kind: ~_some(MISSING_SHARE, size.num_items, items) for kind in kinds}
+    has = {kind: ~_some(MISSING_SHARE, size.num_items, 1, items) for kind in kinds}
     published_N = _published(cold_N, items)
     group_B = users.integers(_GROUPS, size=size.num_users)
     anchors_BAV = _anchors(domain, group_B, users)
@@ -198,7 +190,7 @@ def make_world(domain: str, size: WorldSize, seed: int) -> World:
     truth = Truth(
         user_ids=np.array([f"user-{n:05d}" for n in range(size.num_users)]),
         item_ids=np.array([f"{domain}-{n:05d}" for n in range(size.num_items)]),
-        facets_NF=facets_NF,
+        facets_NF=np.stack(facets, axis=1).astype(np.int64),
         appeal_N=_appeal(size.num_items, items),
         anchors_BAV=anchors_BAV,
         active_B2=np.array([(t[0], t[-1]) for t in moments], np.int64),
@@ -216,14 +208,9 @@ def make_world(domain: str, size: WorldSize, seed: int) -> World:
     )
 
 
-def _facets(num_items: int, rng: np.random.Generator) -> Array:
-    columns = [rng.permutation(np.arange(num_items) % count) for count in FACETS.values()]
-    return np.stack(columns, axis=1).astype(np.int64)
-
-
-def _some(share: float, count: int, rng: np.random.Generator) -> Array:
+def _some(share: float, count: int, least: int, rng: np.random.Generator) -> Array:
     some_N = np.zeros(count, bool)
-    some_N[rng.permutation(count)[: max(1, round(share * count))]] = True
+    some_N[rng.permutation(count)[: max(least, round(share * count))]] = True
     return some_N
 
 
@@ -245,7 +232,7 @@ def _appeal(num_items: int, rng: np.random.Generator) -> Array:
 
 def _anchors(domain: str, group_B: Array, rng: np.random.Generator) -> Array:
     """Tastes: in each facet a favourite value and a second one over a background, some redrawn at each anchor."""
-    weights = np.repeat(MODALITY_WEIGHTS[domain], 2)
+    weights = np.repeat(DOMAINS[domain].weights, 2)
     weights = weights / np.sqrt(np.mean(weights**2)) * _SHARPNESS
     rows = np.arange(len(group_B))
     facets = []

@@ -13,7 +13,7 @@ import polars as pl
 
 from avrec.batch import Array, RawItem, TextFields, UserError
 from avrec.data.cleaning import Cleaning
-from avrec.data.content_store import digest
+from avrec.data.files import digest, state_of
 from avrec.data.log import Feedback, Log, read_log, seconds_of
 from avrec.data.tables import (
     FILE_COLUMNS,
@@ -213,13 +213,13 @@ class FolderSource:
         """The cleaned log, from the cache where it holds it."""
         if self.cache_dir is None:
             return self._read(tables, item_ids)
-        stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in tables.files]
         settings = {"columns": self.columns, "feedback": self.feedback.column, "time": self.time, **asdict(self.clean)}
         layout: Any = self.layout
         while isinstance(layout, partial):
             layout = layout.func
+        files = [state_of(path.resolve()) for path in tables.files]
         # The log refers to items by number, and those of a layout may come from more files than its tables.
-        key = {"files": stats, "layout": layout.__name__, "items": digest(item_ids), **settings}
+        key = {"files": files, "layout": layout.__name__, "items": digest(item_ids), **settings}
         folder = self.cache_dir / f"log-{digest(key)[:16]}"
         log = Log.load(folder)
         if log is None:
