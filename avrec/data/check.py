@@ -35,7 +35,7 @@ from avrec.data.findings import (
     tokens_of,
 )
 from avrec.data.limits import Limits, UnusableError
-from avrec.data.log import dates_of, roles_of, seconds_of
+from avrec.data.log import Times, dates_of, roles_of, seconds_of
 from avrec.data.media import decode, open_media
 from avrec.data.report import Report, quantiles, show
 from avrec.data.sources.demo import DemoSource
@@ -253,19 +253,19 @@ class RawTables:
     def _times(self, column: pl.Series) -> pl.Series:
         unit, good = self.source.time, column.is_not_null()
         try:
-            seconds, clock = seconds_of(column, unit, "timestamp")
+            times = seconds_of(column, unit, "timestamp")
         except UserError:
             number = column.cast(pl.Float64, strict=False).is_finite().fill_null(False)
             date = dates_of(column).is_not_null()
             good = date if unit == "iso" or (unit == "auto" and date.sum() > number.sum()) else number
             try:
-                seconds, clock = seconds_of(column.filter(good), unit, "timestamp")
+                times = seconds_of(column.filter(good), unit, "timestamp")
             except UserError:  # of the unit; loading says so
-                seconds, clock = np.zeros(0), ""
-        if len(seconds):
-            self.is_clock = not clock.startswith("an order")
-            span = "" if self.is_clock else f", {moment(seconds.min())} to {moment(seconds.max())}"
-            self.notes.append(f"timestamps are read as {clock}{span}")
+                times = Times(np.zeros(0), "")
+        if len(times.seconds):
+            self.is_clock = times.is_clock
+            span = "" if times.is_clock else f", {moment(times.seconds.min())} to {moment(times.seconds.max())}"
+            self.notes.append(f"timestamps are read as {times.how}{span}")
         return self._flag_rows("unreadable_times", ~good, column)
 
     def _roles(self, column: pl.Series) -> pl.Series:

@@ -5,6 +5,7 @@ import logging
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -153,8 +154,9 @@ def read_log(table: Table, item_ids: list[str], feedback: str | None, time: str 
     columns: dict[str, Array] = {"user": _index(users, user_ids, table.path), "item": item}
     has_time = "timestamp" in rows.columns
     if has_time:
-        columns["time"], clock = seconds_of(rows["timestamp"], time, f"{table.path}: column timestamp")
-        logger.info("%s: timestamps are read as %s", table.path, clock)
+        times = seconds_of(rows["timestamp"], time, f"{table.path}: column timestamp")
+        columns["time"] = times.seconds
+        logger.info("%s: timestamps are read as %s", table.path, times.how)
     else:
         columns["time"] = np.arange(len(rows), dtype=np.float64)
         logger.info("%s has no timestamp column: the order of its rows is taken as the order of time", table.path)
@@ -195,7 +197,21 @@ def _index(ids: pl.Series, known: list[str], path: Path) -> Array:
     return number.to_numpy()
 
 
-def seconds_of(column: pl.Series, time: str, what: str) -> tuple[Array, str]:
+class Times(NamedTuple):
+    """Times as they were read.
+
+    Attributes:
+        seconds: Unix seconds; of no clock, any numbers that grow, float64.
+        how: they were read, for people.
+        is_clock: True where they are moments, and not only an order.
+    """
+
+    seconds: Array
+    how: str
+    is_clock: bool = True
+
+
+def seconds_of(column: pl.Series, time: str, what: str) -> Times:
     """Times in Unix seconds, and how they were read.
 
     Args:
@@ -210,20 +226,20 @@ def seconds_of(column: pl.Series, time: str, what: str) -> tuple[Array, str]:
     if time not in TIMES:
         raise UserError(f"data.time={time} is not known. Give one of {', '.join(TIMES)}.")
     if column.dtype in (pl.Date, pl.Datetime):
-        return _seconds_of_dates(column.cast(pl.Datetime("us")), column, what), "dates"
+        return Times(_seconds_of_dates(column.cast(pl.Datetime("us")), column, what), "dates")
     sample = column.drop_nulls().head(1000)
     words = column.dtype == pl.String and 2 * sample.cast(pl.Float64, strict=False).null_count() > len(sample)
     if time == "iso" or (time == "auto" and words):
-        dates = dates_of(column)
-        return _seconds_of_dates(dates, column, what), f"ISO 8601, {_span(dates.dt.epoch('us').to_numpy() / 1e6)}"
+        seconds = _seconds_of_dates(dates_of(column), column, what)
+        return Times(seconds, f"ISO 8601, {_span(seconds)}")
     value = numbers_of(column, what, "Convert it to Unix seconds or ISO 8601, or remove the column.")
     if time == "auto":
         size = float(np.median(np.abs(value)))
         # 1e8 seconds is in 1973, 1e11 in 5138; the same digits in finer units are as far apart.
         time = next((unit for unit, per in reversed(UNITS.items()) if size >= 1e8 * per), "order")
     if time == "order":
-        return value, "an order without a unit (data.time=s, ms, us or ns says otherwise)"
-    return value / UNITS[time], f"Unix time in {time}, {_span(value / UNITS[time])} (data.time says otherwise)"
+        return Times(value, "an order without a unit (data.time=s, ms, us or ns says otherwise)", is_clock=False)
+    return Times(value / UNITS[time], f"Unix time in {time}, {_span(value / UNITS[time])} (data.time says otherwise)")
 
 
 def dates_of(column: pl.Series) -> pl.Series:

@@ -13,6 +13,8 @@ from avrec.batch import Array, RawItem, TextFields, UserError
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 FILE_COLUMNS = ("image", "video", "audio")
+CONTENT = {"text": ("text",), "vision": ("image", "video"), "audio": ("audio", "video")}
+"""By modality, what of an item speaks of it."""
 TEXT_COLUMNS = ("title", "description")
 """Text even where every value looks like a number."""
 MOST_KINDS = 40
@@ -79,18 +81,13 @@ class Catalogue:
 
     def has(self, modality: str) -> bool:
         """True where some item names content of this modality."""
-        if modality == "text":
-            return any(item.text for item in self.items)
-        if modality == "vision":
-            return any(item.image or item.video for item in self.items)
-        if modality == "audio":
-            return any(item.audio or item.video for item in self.items)
-        return modality == "identity"
+        fields = CONTENT.get(modality, ())
+        return modality == "identity" or any(getattr(item, field) for item in self.items for field in fields)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table that is read when it is needed.
+    """A table that is read when it is needed; a file that cannot be read is a ``UserError`` then.
 
     Attributes:
         frame: its columns, under avrec's names.
@@ -102,29 +99,17 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns.
-
-        Raises:
-            UserError: the file cannot be read.
-        """
+        """Names of the columns."""
         with _readable(self.path):
             return self.frame.collect_schema().names()
 
     def collect(self, frame: pl.LazyFrame | None = None) -> pl.DataFrame:
-        """The rows; of ``frame``, where a query on this table is given.
-
-        Raises:
-            UserError: the file cannot be read.
-        """
+        """The rows; of ``frame``, where a query on this table is given."""
         with _readable(self.path):
             return (self.frame if frame is None else frame).collect(engine="streaming")
 
     def renamed(self, names: Mapping[str, str]) -> "Table":
-        """The same table with columns under avrec's names.
-
-        Args:
-            names: the file's own name, by avrec's; those that the table lacks are passed over.
-        """
+        """The same table under avrec's names, given the file's own by avrec's; those that it lacks are passed over."""
         have = self.columns
         renaming = {theirs: ours for ours, theirs in names.items() if theirs in have}
         # A column that is in the way of a new name gives way.
@@ -135,7 +120,7 @@ class Table:
         """This table.
 
         Raises:
-            UserError: it lacks one of the required columns.
+            UserError: it lacks a required column, or has it twice.
         """
         have = self.columns
         # What polars calls the second column of a name.
@@ -187,7 +172,7 @@ def form_of(path: Path) -> str:
 
 
 def find_table(root: Path, name: str, optional: bool = False) -> Path | None:
-    """The one file that holds table ``name``.
+    """The one file that holds table ``name``; None where it is optional and not there.
 
     Raises:
         UserError: there is no such folder, no such file, or more than one.
@@ -233,8 +218,12 @@ def as_text(column: pl.Series) -> pl.Series:
     return text.set((text == "").fill_null(False), None)
 
 
-def ids_of(table: pl.DataFrame, column: str, path: str | Path) -> pl.Series:
-    """An id column as text, without empty ids."""
+def ids_of(table: pl.DataFrame, column: str, path: str | Path, unique: bool = False) -> pl.Series:
+    """An id column as text.
+
+    Raises:
+        UserError: a row has no id, or where they must be ``unique``, that of another row.
+    """
     ids = as_text(table[column])
     if ids.has_nulls():
         row = int(ids.is_null().arg_true()[0]) + 1
@@ -242,17 +231,13 @@ def ids_of(table: pl.DataFrame, column: str, path: str | Path) -> pl.Series:
     if (ids == column).any():
         row = int((ids == column).arg_true()[0]) + 1
         raise UserError(f"{path}: row {row} is the header once more. Remove it.")
-    return ids
-
-
-def check_unique(ids: pl.Series, column: str, path: str | Path) -> None:
-    """Refuse an id that names two rows."""
-    double = ids.filter(ids.is_duplicated())
+    double = ids.filter(ids.is_duplicated()) if unique else ids.clear()
     if len(double):
         raise UserError(
             f"{path}: {column} {double[0]!r} names {int((ids == double[0]).sum())} rows "
             f"({double.n_unique()} such ids in all). Each {column} may stand once; merge or rename the rows."
         )
+    return ids
 
 
 def check_not_empty(table: pl.DataFrame, path: str | Path) -> None:
@@ -267,7 +252,7 @@ def numbers_of(column: pl.Series, what: str, advice: str) -> Array:
     Raises:
         UserError: a row holds none.
     """
-    values = column.cast(pl.Float64, strict=False) if column.dtype != pl.Boolean else column.cast(pl.Float64)
+    values = column.cast(pl.Float64, strict=False)
     bad = ~values.is_finite().fill_null(False)
     if bad.any():
         row = int(bad.arg_true()[0])
@@ -301,17 +286,18 @@ def encode_user_columns(users: pl.DataFrame | None, user_ids: list[str]) -> tupl
     Returns:
         Codes (users, C) int64 with 0 for missing, number of codes per column, numbers (users, R) float32.
     """
-    if users is None:
-        return np.zeros((len(user_ids), 0), np.int64), [], np.zeros((len(user_ids), 0), np.float32)
-    aligned = pl.DataFrame({"user_id": user_ids}).join(users, on="user_id", how="left", maintain_order="left")
-    codes: list[Array] = []
+    aligned = pl.DataFrame({"user_id": user_ids})
+    if users is not None:
+        aligned = aligned.join(users, on="user_id", how="left", maintain_order="left")
+    codes = [np.zeros((len(user_ids), 0), np.int64)]
+    numbers = [np.zeros((len(user_ids), 0), np.float32)]
     sizes: list[int] = []
-    numbers: list[Array] = []
-    for column in aligned.columns[1:]:
-        values = aligned[column]
+    for values in aligned.iter_columns():
+        if values.name == "user_id":
+            continue
         if values.dtype.is_nested():
             raise UserError(
-                f"users: column {column} holds {values.dtype}. A user column is text or a number in every row; "
+                f"users: column {values.name} holds {values.dtype}. A user column is text or a number in every row; "
                 "spread its parts over columns of their own, or remove it."
             )
         if values.dtype.is_numeric():
@@ -321,16 +307,11 @@ def encode_user_columns(users: pl.DataFrame | None, user_ids: list[str]) -> tupl
             scaled = (real - np.nanmean(real)) / spread if spread > 0 else np.zeros_like(real)
             numbers.append(np.nan_to_num(scaled).astype(np.float32))
         else:
-            names = values.cast(pl.String).fill_null("")
-            known = sorted(set(names.to_list()) - {""})
-            code = {"": 0, **{name: i for i, name in enumerate(known, start=1)}}
-            codes.append(np.asarray([code[name] for name in names.to_list()], np.int64))
-            sizes.append(len(known) + 1)
-    return _columns(codes, len(user_ids), np.int64), sizes, _columns(numbers, len(user_ids), np.float32)
-
-
-def _columns(arrays: list[Array], rows: int, dtype: Any) -> Array:
-    return np.stack(arrays, axis=1) if arrays else np.zeros((rows, 0), dtype)
+            names = ["", *values.cast(pl.String).fill_null("").to_list()]  # missing sorts first: code 0
+            known, code = np.unique(np.array(names, object), return_inverse=True)
+            codes.append(code[1:])
+            sizes.append(len(known))
+    return np.column_stack(codes), sizes, np.column_stack(numbers)
 
 
 def inside(root: Path, value: str | None, column: str) -> Path | None:

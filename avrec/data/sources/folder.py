@@ -20,11 +20,9 @@ from avrec.data.tables import (
     TEXT_COLUMNS,
     Catalogue,
     Interactions,
-    Table,
     Tables,
     as_text,
     check_not_empty,
-    check_unique,
     encode_user_columns,
     find_table,
     ids_of,
@@ -126,16 +124,16 @@ class FolderSource:
         items = items.filter(pl.Series(log.kept_N))
         text = self._text_fields(items)
         label_name, labels = labels_of(items)
-        users = None if tables.users is None else self._users(tables.users)
+        users = None
+        if tables.users is not None:
+            users = tables.users.need(["user_id"]).collect()
+            users = users.with_columns(user_id=ids_of(users, "user_id", tables.users.path, unique=True))
         categories, sizes, numbers = encode_user_columns(users, log.user_ids)
         logger.info("%s: %d items, %d users, %d interactions", self.root, len(items), len(log.user_ids), len(log.rows))
         return Catalogue(
             root=self.root,
             items=self._raw_items(items, text),
-            titles=(items["title"] if "title" in items.columns else items["item_id"])
-            .cast(pl.String)
-            .fill_null("")
-            .to_list(),
+            titles=items["title" if "title" in items.columns else "item_id"].cast(pl.String).fill_null("").to_list(),
             user_ids=log.user_ids,
             log=self._weighed(log, tables.interactions.path),
             user_categories=categories,
@@ -158,9 +156,7 @@ class FolderSource:
             return pl.DataFrame({"item_id": ids_of(ids, "item_id", log.path).unique(maintain_order=True)})
         items = tables.items.need(["item_id"]).collect()
         check_not_empty(items, tables.items.path)
-        item_ids = ids_of(items, "item_id", tables.items.path)
-        check_unique(item_ids, "item_id", tables.items.path)
-        return items.with_columns(item_id=item_ids)
+        return items.with_columns(item_id=ids_of(items, "item_id", tables.items.path, unique=True))
 
     def _text_fields(self, items: pl.DataFrame) -> TextFields:
         if self.text is None:
@@ -194,25 +190,17 @@ class FolderSource:
 
     def _published(self, items: pl.DataFrame) -> Array:
         published_N = np.full(len(items), np.nan)
-        if "published" in items.columns:
-            known = as_text(items["published"]).is_not_null()
-            if known.any():
-                seconds, _ = seconds_of(items["published"].filter(known), self.time, "items: column published")
-                published_N[known.to_numpy()] = seconds
+        if "published" in items.columns and (known := as_text(items["published"]).is_not_null()).any():
+            times = seconds_of(items["published"].filter(known), self.time, "items: column published")
+            published_N[known.to_numpy()] = times.seconds
         return published_N
-
-    def _users(self, table: Table) -> pl.DataFrame:
-        users = table.need(["user_id"]).collect()
-        ids = ids_of(users, "user_id", table.path)
-        check_unique(ids, "user_id", table.path)
-        return users.with_columns(user_id=ids)
 
     # ---- the log
 
     def _log(self, tables: Tables, item_ids: list[str]) -> Log:
         """The cleaned log, from the cache where it holds it."""
         if self.cache_dir is None:
-            return self._read(tables, item_ids)
+            return self._cleaned(tables, item_ids)
         settings = {"columns": self.columns, "feedback": self.feedback.column, "time": self.time, **asdict(self.clean)}
         layout: Any = self.layout
         while isinstance(layout, partial):
@@ -223,11 +211,11 @@ class FolderSource:
         folder = self.cache_dir / f"log-{digest(key)[:16]}"
         log = Log.load(folder)
         if log is None:
-            log = self._read(tables, item_ids)
+            log = self._cleaned(tables, item_ids)
             log.save(folder)
         return log
 
-    def _read(self, tables: Tables, item_ids: list[str]) -> Log:
+    def _cleaned(self, tables: Tables, item_ids: list[str]) -> Log:
         return read_log(tables.interactions, item_ids, self.feedback.column, self.time).cleaned(self.clean)
 
     def _weighed(self, log: Log, path: Path) -> Interactions:
