@@ -13,11 +13,7 @@ from avrec.data.tables import Catalogue
 
 
 class Identity:
-    """The identity modality's content: item index + 1 where the item has a training interaction, else 0.
-
-    Args:
-        trained_N: True where the item has a training interaction.
-    """
+    """The identity modality's content: item index + 1 where the item has a training interaction, else 0."""
 
     def __init__(self, trained_N: Array) -> None:
         self.present_N = np.ones(len(trained_N), bool)
@@ -29,11 +25,7 @@ class Identity:
 
 
 class ItemBatches:
-    """Makes item batches.
-
-    Args:
-        content: by modality, in the order of the item tower's.
-    """
+    """Makes item batches of the content by modality, in the order of the item tower's."""
 
     def __init__(self, content: Mapping[str, PreparedContent]) -> None:
         self.content = content
@@ -67,14 +59,8 @@ class UserBatches:
 
     def of(self, users: Array, history_BL: Array, present_BL: Array, time_BL: Array) -> UserBatch:
         """The batch of these users with these histories."""
-        return UserBatch(
-            user_B=torch.from_numpy(self.row[users]),
-            categories_BC=torch.from_numpy(self.categories[users]),
-            numbers_BR=torch.from_numpy(self.numbers[users]),
-            history_BL=torch.from_numpy(history_BL),
-            history_present_BL=torch.from_numpy(present_BL),
-            history_time_BL=torch.from_numpy(time_BL),
-        )
+        arrays = (self.row[users], self.categories[users], self.numbers[users], history_BL, present_BL, time_BL)
+        return UserBatch(*map(torch.from_numpy, arrays))
 
     def latest(self, users: Array, history: Sequences) -> UserBatch:
         """Users with the youngest ``history_length`` items of ``history``, as catalogue indices."""

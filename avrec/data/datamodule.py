@@ -64,11 +64,13 @@ class TwoTowerData(pl.LightningDataModule):
         loader_workers: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("users_per_batch", users_per_batch, 1),
-            ("history_length", history_length, 1),
-            ("loader_workers", loader_workers, 0),
-        ):
+        numbers = {
+            "users_per_batch": users_per_batch,
+            "history_length": history_length,
+            "loader_workers": loader_workers,
+        }
+        for name, value in numbers.items():
+            least = int(name != "loader_workers")
             if value < least:
                 raise UserError(f"datamodule.{name}={value} is not possible. Give a number of at least {least}.")
         self.catalogue = catalogue
@@ -157,10 +159,8 @@ class TwoTowerData(pl.LightningDataModule):
         found = hashlib.sha256(names.encode())
         for array in (sequences.starts, sequences.item):
             found.update(array.tobytes())
-        order = (
-            f"datamodule.users_per_batch={self.users_per_batch} history_length={self.history_length} seed={self.seed}"
-        )
-        return {"catalogue": found.hexdigest()[:16], "order": order}
+        order = f"users_per_batch={self.users_per_batch} history_length={self.history_length} seed={self.seed}"
+        return {"catalogue": found.hexdigest()[:16], "order": f"datamodule.{order}"}
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the order of windows, and of what."""
@@ -182,7 +182,11 @@ class TwoTowerData(pl.LightningDataModule):
 
     def ranking_loaders(self, which: str) -> list[DataLoader[Any]]:
         """The catalogue, then the users of a split."""
-        return [_loader(batches) for batches in (self.item_batches(), self.user_batches(which))]
+        # A generator of its own: by default, each pass over a loader draws from the one that dropout uses.
+        return [
+            DataLoader(batches, batch_size=None, generator=torch.Generator())
+            for batches in (self.item_batches(), self.user_batches(which))
+        ]
 
     def item_batches(self) -> "Chunks":
         """The whole catalogue in order."""
@@ -229,29 +233,11 @@ class Chunks(torch.utils.data.Dataset[ItemBatch | UserBatch]):
         return self.make(slice(number * self.size, min(self.total, (number + 1) * self.size)))
 
 
-def _loader(batches: Chunks) -> DataLoader[Any]:
-    # A generator of its own: by default, each pass over a loader draws from the one that dropout uses.
-    return DataLoader(batches, batch_size=None, generator=torch.Generator())
-
-
 class ResumableLoader(DataLoader[Any]):
-    """A data loader whose place in the order goes into the checkpoint.
-
-    Args:
-        batches: indexed by what the sampler yields.
-        sampler: makes each epoch's order.
-        workers: processes.
-    """
+    """A data loader whose place in the order goes into the checkpoint."""
 
     def __init__(self, batches: TrainBatches, sampler: WindowSampler, workers: int) -> None:
-        super().__init__(
-            batches,
-            batch_size=None,
-            sampler=sampler,
-            num_workers=workers,
-            persistent_workers=False,
-            generator=torch.Generator(),
-        )
+        super().__init__(batches, batch_size=None, sampler=sampler, num_workers=workers, generator=torch.Generator())
         self.windows = sampler
         self.used = 0
 

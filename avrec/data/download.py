@@ -20,18 +20,10 @@ TIMEOUT = 60
 
 
 def fetch(url: str, target: Path, sha256: str) -> Path:
-    """The file at ``url`` as ``target``; nothing is fetched where it is there already.
+    """The file at ``url`` as ``target``, which is returned; nothing is fetched where it is there already.
 
     What has arrived lies beside it as ``NAME.part``; after an interruption the next call goes on from there (HTTP
-    Range), and the name is given only to a file with the right checksum.
-
-    Args:
-        url: its address.
-        target: where it goes.
-        sha256: of the file, hexadecimal.
-
-    Returns:
-        ``target``.
+    Range), and the name is given only to a file with the right SHA-256, hexadecimal.
 
     Raises:
         UserError: no such address, an interruption, or another checksum.
@@ -70,13 +62,9 @@ def fetch(url: str, target: Path, sha256: str) -> Path:
 
 
 def fetch_members(url: str, folder: Path, sha256: str, names: Sequence[str]) -> None:
-    """Files out of a zip at ``url``, straight into ``folder`` whatever folder they have in the zip.
+    """The files ``names`` out of a zip, straight into ``folder`` whatever folder they have in the zip.
 
-    Args:
-        url: the zip's address.
-        folder: where the zip and its files go.
-        sha256: of the zip, hexadecimal.
-        names: the files; nothing is fetched where all are there.
+    The zip is kept beside them; nothing is fetched where all of them are there.
 
     Raises:
         UserError: see ``fetch``; or the zip lacks a file.

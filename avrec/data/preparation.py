@@ -78,8 +78,13 @@ def prepare_content(
     sources = [source_key(item, preprocess.request()) for item in items]
     passing = _fill(store, job, dict(zip(sources, items, strict=True)), workers, executor)
     keys = [key if key in store else limits.key_of_failed(key) for key in sources]
-    passing = {limits.key_of_failed(key): found for key, found in passing.items()}
-    failures = _failures_of(items, keys, {**store.failures, **passing})
+    by_key = store.failures | {limits.key_of_failed(key): found for key, found in passing.items()}
+    # Items with one source share its row; the failure is each one's own.
+    failures = [
+        replace(failure, item_id=item.item_id)
+        for item, key in zip(items, keys, strict=True)
+        for failure in by_key.get(key, ())
+    ]
     named = sum(key != "" for key in sources)
     report = Path(report) if report else cache_dir / "quarantine.json"
     _report_failures(failures, named, preprocess.modality, max_failed_share, report)
@@ -101,35 +106,33 @@ def _fill(store: ContentStore, job: Job, items: Mapping[str, RawItem], workers: 
         return {}
     request = job.preprocess.request()
     only_text = not (request.image or request.video_frames or request.sample_rate)
-    here = only_text or (workers == 0 and executor == "local") or multiprocessing.current_process().daemon
+    if only_text or multiprocessing.current_process().daemon:
+        workers = 0
+    elif executor != "local":
+        workers = max(1, workers)
     tasks = _cut(missing, shard_size(len(missing), job.arrays, smallest=1024 if only_text else 32))
     with progress(f"preparing {job.preprocess.modality}", len(missing)) as advance:
-        if here:
-            passing = _in_process(job, tasks, advance)
-        else:
-            passing = _in_workers(job, tasks, advance, min(max(1, workers), len(tasks)), executor)
+        passing = _done(job, tasks, advance, workers, executor)
     store.refresh()
     return passing
 
 
-def _in_process(job: Job, tasks: list[Task], advance: Advance) -> Failures:
+def _done(job: Job, tasks: list[Task], advance: Advance, workers: int, executor: str) -> Failures:
+    """Where there are no workers, by this process."""
+    if workers:
+        try:
+            with EXECUTORS[executor](min(workers, len(tasks))) as where:
+                return run(job, tasks, where, advance)
+        except BrokenProcessPool:
+            logger.warning(
+                "Worker processes cannot start here (does the script call its main function under "
+                "if __name__ == '__main__'?): this process prepares all items itself."
+            )
     passing: Failures = {}
     for task in tasks:
         passing |= job(task)
         advance(len(task))
     return passing
-
-
-def _in_workers(job: Job, tasks: list[Task], advance: Advance, workers: int, executor: str) -> Failures:
-    try:
-        with EXECUTORS[executor](workers) as where:
-            return run(job, tasks, where, advance)
-    except BrokenProcessPool:
-        logger.warning(
-            "Worker processes cannot start here (does the script call its main function under "
-            "if __name__ == '__main__'?): this process prepares all items itself."
-        )
-        return _in_process(job, tasks, advance)
 
 
 def _cut(values: Sequence[Any], size: int) -> list[Any]:
@@ -153,15 +156,6 @@ def _frozen_store(source: ContentStore, keys: Iterable[str], frozen: FrozenLayer
 
 # ---------------------------------------------------------------------------------------------------------
 # Failures
-
-
-def _failures_of(items: list[RawItem], keys: list[str], by_key: Failures) -> list[DecodeFailure]:
-    # Items with one source share its row; the failure is each one's own.
-    return [
-        replace(failure, item_id=item.item_id)
-        for item, key in zip(items, keys, strict=True)
-        for failure in by_key.get(key, ())
-    ]
 
 
 def _report_failures(

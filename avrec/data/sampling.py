@@ -40,9 +40,7 @@ class WindowSampler:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.epoch = 0
-        self.resumed_epoch = 0
-        self.resumed_batch = 0
+        self.epoch = self.resumed_epoch = self.resumed_batch = 0
 
     @property
     def first_batch(self) -> int:
@@ -105,11 +103,8 @@ class WindowSampler:
 def log_inclusion(share: Array, draws: int) -> Array:
     """Natural log of the probability that an item is among the distinct items of a batch.
 
-    ``log(1 − (1 − p)^n)`` for n draws that each give the item with probability p; stable for small p.
-
-    Args:
-        share: p, in (0, 1].
-        draws: n, at least 1.
+    ``log(1 − (1 − p)^n)`` for n = ``draws`` that each give the item with probability p = ``share``, in (0, 1];
+    stable for small p.
 
     >>> np.exp(log_inclusion(np.array([0.5, 1.0]), 2)).round(6).tolist()
     [0.75, 1.0]
