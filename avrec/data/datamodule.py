@@ -72,7 +72,7 @@ class TwoTowerData(pl.LightningDataModule):
         for name, value in numbers.items():
             least = int(name != "loader_workers")
             if value < least:
-                raise UserError(f"datamodule.{name}={value} is not possible. Give a number of at least {least}.")
+                raise UserError(f"datamodule.{name}={value} is not possible. Give a number of at least {least[name]}.")
         self.catalogue = catalogue
         self.prepare = prepare
         self.users_per_batch = users_per_batch

@@ -198,13 +198,17 @@ def on_ray(workers: int) -> Iterator[Executor]:
 
     def submit(job: Job, task: Task, journal: Path) -> "Future[Failures]":
         # What killed one worker would kill the next.
-        return ray.remote(num_cpus=1, max_retries=0)(Job.__call__).remote(job, task, journal).future()
+        return ray.remote(num_cpus=1, max_retries=0)(_do).remote(job, task, journal).future()
 
     try:
         yield Executor(submit, (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError))
     finally:
         if started:
             ray.shutdown()
+
+
+def _do(job: Job, task: Task, journal: Path) -> Failures:
+    return job(task, journal)
 
 
 EXECUTORS: dict[str, Callable[[int], AbstractContextManager[Executor]]] = {"local": local, "ray": on_ray}
