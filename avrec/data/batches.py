@@ -43,13 +43,7 @@ class ItemBatches:
 
 
 class UserBatches:
-    """Makes user batches.
-
-    Args:
-        catalogue: for the user columns.
-        known: users with a training interaction, True or False by user index; the others are unknown users.
-        history_length: L.
-    """
+    """Makes user batches with histories of ``history_length``; users that are not ``known`` are the unknown user."""
 
     def __init__(self, catalogue: Catalogue, known: Array, history_length: int) -> None:
         self.row = np.where(known, np.arange(1, len(known) + 1), 0)
@@ -72,14 +66,7 @@ class UserBatches:
 
 
 class TrainBatches(torch.utils.data.Dataset[TrainBatch]):
-    """Makes training batches of windows; indexed by (B, 3) arrays of user, first row, row after the last.
-
-    Args:
-        sequences: the training sequences.
-        items: makes item batches.
-        users: makes user batches.
-        user_ids: for error messages.
-    """
+    """Makes training batches of windows; indexed by (B, 3) arrays of user, first row, row after the last."""
 
     def __init__(self, sequences: Sequences, items: ItemBatches, users: UserBatches, user_ids: Sequence[str]) -> None:
         self.sequences = sequences

@@ -18,7 +18,6 @@ import numpy as np
 import polars as pl
 from pebble import ProcessExpired, ProcessPool
 from rich.console import Console
-from rich.progress import track
 
 from avrec import config
 from avrec.batch import DecodeFailure, DecodeRequest, RawItem, UserError
@@ -37,6 +36,7 @@ from avrec.data.findings import (
 from avrec.data.limits import Limits, UnusableError
 from avrec.data.log import Times, dates_of, roles_of, seconds_of
 from avrec.data.media import decode, open_media
+from avrec.data.progress import progress
 from avrec.data.report import Report, quantiles, show
 from avrec.data.sources.demo import DemoSource
 from avrec.data.sources.folder import FolderSource
@@ -60,13 +60,8 @@ def check(
     """Read a catalogue and judge it.
 
     What is impossible (a row without an id, say) is counted, and the rest judged without it. A catalogue whose report
-    has no error can be loaded.
-
-    Args:
-        source: of the catalogue.
-        splitter: is tried, too.
-        max_tokens: of the text encoder.
-        look: looks into the items' files; None: they stay closed.
+    has no error can be loaded. ``max_tokens`` is what the text encoder reads of a text; ``look`` looks into the items'
+    files.
     """
     report = Report(str(source.root))
     try:
@@ -135,9 +130,6 @@ def _try(splitter: Splitter, catalogue: Catalogue, report: Report) -> None:
 class RawTables:
     """A catalogue's tables as they are: what is wrong with their rows, and those that can stay.
 
-    Args:
-        source: of the catalogue.
-
     Raises:
         UserError: a table cannot be read, or lacks its ids' columns.
     """
@@ -202,18 +194,17 @@ class RawTables:
         missing: list[str] = []
         named = 0
         for column in (name for name in FILE_COLUMNS if name in items.columns):
-            kept: list[str | None] = []
-            for item, name in zip(items["item_id"], as_text(items[column]), strict=True):
+            names = as_text(items[column]).to_list()
+            for row, (item, name) in enumerate(zip(items["item_id"], names, strict=True)):
                 try:
                     path = inside(root, name, column)
                 except UserError:
                     outside.append(f"{item}: {name}")
-                    name = path = None
-                kept.append(name)
+                    names[row] = path = None
                 named += path is not None
                 if path is not None and not path.is_file():
                     missing.append(f"{item}: {name}")
-            items = items.with_columns(pl.Series(column, kept, pl.String))
+            items = items.with_columns(pl.Series(column, names, pl.String))
         self.findings += [judged("outside_paths", outside, len(items)), judged("missing_files", missing, named)]
         texts = [name for name in items.columns if items[name].dtype == pl.String and name not in FILE_COLUMNS]
         texts = [name for name in texts if name != "item_id" and (self.source.text is None or name in self.source.text)]
@@ -313,20 +304,21 @@ def _seconds(path: Path) -> float | None:
 
 def inspect_all(items: list[RawItem], request: DecodeRequest, workers: int) -> list[MediaFacts]:
     """Items' files, opened in processes: one that kills or holds up its process costs only itself."""
-    console = Console(stderr=True)
     facts = []
     pool = ProcessPool(workers, context=multiprocessing.get_context("spawn"))
     try:
         results = pool.map(inspect, items, [request] * len(items), timeout=ITEM_SECONDS).result()
-        for item in track(items, "opening files", console=console, transient=True, disable=not console.is_terminal):
-            try:
-                facts.append(next(results))
-            except TimeoutError:
-                facts.append(_lost(item, f"takes longer than {ITEM_SECONDS} s"))
-            except ProcessExpired:
-                facts.append(_lost(item, "ends the process that reads it"))
-            except MemoryError:
-                facts.append(_lost(item, "needs too much memory"))
+        with progress("opening files", len(items)) as advance:
+            for item in items:
+                try:
+                    facts.append(next(results))
+                except TimeoutError:
+                    facts.append(_lost(item, f"takes longer than {ITEM_SECONDS} s"))
+                except ProcessExpired:
+                    facts.append(_lost(item, "ends the process that reads it"))
+                except MemoryError:
+                    facts.append(_lost(item, "needs too much memory"))
+                advance(1)
     finally:
         pool.stop()
         pool.join()
@@ -351,11 +343,7 @@ def sampled(items: list[RawItem], media: bool | int) -> list[RawItem]:
 
 
 def report_on(cfg: "DictConfig") -> None:
-    """Check what a config names; print the report, write it, and end with its status.
-
-    Raises:
-        SystemExit: always, with the report's status, or 2 after a user's mistake.
-    """
+    """Check what a config names; print the report, write it, and exit with its status, or 2 after a mistake."""
     with config.slips():
         if not isinstance(cfg.media, bool | int) or cfg.media < 0 or cfg.workers < 1:
             raise UserError(

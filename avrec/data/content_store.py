@@ -107,13 +107,7 @@ def _copy_rows(source: Array, rows: Array, out: Array, positions: Array) -> None
 
 
 class PreparedModality:
-    """One modality of the whole catalogue, ready to be read. Small to pickle: rows are not carried along.
-
-    Args:
-        modality: its name.
-        reader: of the store that has it.
-        locations: of each catalogue item's row.
-    """
+    """One modality of the whole catalogue, ready to be read. Small to pickle: rows are not carried along."""
 
     def __init__(self, modality: str, reader: ShardReader, locations: Locations) -> None:
         self.modality = modality
@@ -153,13 +147,6 @@ class ContentStore:
     On disk, beside ``spec.json``: ``shard-<unique>.<array>.npy`` with the rows, and ``shard-<unique>.json``
     with their keys, the keys that were tried and have no row, and the failures by key. A shard exists once
     its json is renamed into place, which is its last step: an interruption leaves nothing visible.
-
-    Args:
-        folder: of the store; made if it does not exist.
-        arrays: names, shapes (of one row) and dtypes of what a row holds.
-
-    Attributes:
-        failures: what could not be used of each key's source.
 
     Raises:
         UserError: the folder holds a store of other arrays.
@@ -283,13 +270,10 @@ def write_shard(
     rows: Sequence[tuple[str, Row]],
     failures: Mapping[str, list[DecodeFailure]],
 ) -> str:
-    """Append rows to the store in ``folder``, opened before, as one shard, and give the shard's name.
+    """Append rows (None where the item lacks the modality) to a store that was opened before, as one shard.
 
-    Args:
-        folder: of the store.
-        arrays: as the store was opened with.
-        rows: keys with their arrays, or with None where the item lacks the modality.
-        failures: by key, what could not be used of its source.
+    Returns:
+        The shard's name.
 
     Raises:
         ValueError: a row's arrays are not as declared.

@@ -64,14 +64,9 @@ class TwoTowerData(pl.LightningDataModule):
         loader_workers: int = 0,
     ) -> None:
         super().__init__()
-        numbers = {
-            "users_per_batch": users_per_batch,
-            "history_length": history_length,
-            "loader_workers": loader_workers,
-        }
-        for name, value in numbers.items():
-            least = int(name != "loader_workers")
-            if value < least:
+        least = {"users_per_batch": 1, "history_length": 1, "loader_workers": 0}
+        for name, value in zip(least, (users_per_batch, history_length, loader_workers), strict=True):
+            if value < least[name]:
                 raise UserError(f"datamodule.{name}={value} is not possible. Give a number of at least {least[name]}.")
         self.catalogue = catalogue
         self.prepare = prepare

@@ -31,14 +31,7 @@ Failures = dict[str, list[DecodeFailure]]
 
 @dataclass(frozen=True)
 class Job:
-    """Prepares tasks into a store. Small to pickle: it goes to worker processes with each task.
-
-    Args:
-        preprocess: what is done with each decoded item.
-        folder: of the store, which has been opened before; on a file system that all workers share.
-        arrays: that a row of the store holds.
-        limits: of one item.
-    """
+    """Prepares tasks into a store opened before, which all workers share. Small to pickle: it goes along with each task."""
 
     preprocess: Preprocess
     folder: Path
@@ -74,11 +67,7 @@ class Job:
         return passing
 
     def without_culprit(self, task: Task, journal: Path) -> Task:
-        """What is left of a task whose process died, after noting the item that it died of.
-
-        Raises:
-            RuntimeError: it died before its first item.
-        """
+        """What is left of a task whose process died, after noting the item that it died of."""
         try:
             culprit, _, last_words = journal.read_text().partition("\n")
             journal.unlink()

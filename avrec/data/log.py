@@ -132,7 +132,7 @@ def read_log(table: Table, item_ids: list[str], feedback: str | None, time: str 
     """Read the interactions; of each row only what is needed is ever in memory.
 
     Args:
-        table: ``user_id``, ``item_id`` and maybe ``timestamp`` and a feedback column.
+        table: ``user_id``, ``item_id`` and maybe ``timestamp``, ``split`` and a feedback column.
         item_ids: of the catalogue.
         feedback: name of the feedback column.
         time: how timestamps are read, see ``seconds_of``.
@@ -198,13 +198,7 @@ def _index(ids: pl.Series, known: list[str], path: Path) -> Array:
 
 
 class Times(NamedTuple):
-    """Times as they were read.
-
-    Attributes:
-        seconds: Unix seconds; of no clock, any numbers that grow, float64.
-        how: they were read, for people.
-        is_clock: True where they are moments, and not only an order.
-    """
+    """Times (Unix seconds, or of no clock any numbers that grow; float64), how they were read, and if as a clock's."""
 
     seconds: Array
     how: str

@@ -55,11 +55,6 @@ def decode(item: RawItem, request: DecodeRequest, limits: Limits | None = None) 
     the same. Broken packets inside a file are passed over, as players do. A video without a sound track
     simply has no sound. An animated picture (GIF, WebP, PNG, AVIF) is a video, too: where ``video`` names it,
     and where ``image`` does and there is no video. A still picture named by ``video`` is a video of one frame.
-
-    Args:
-        item: what the owner has.
-        request: what to decode; nothing else is opened.
-        limits: what a file may cost; by default, those that ``Limits`` states.
     """
     limits = limits or Limits()
     decoded = Decoded(text=item.text if request.text else None)

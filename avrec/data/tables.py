@@ -87,12 +87,7 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that is read when it is needed; a file that cannot be read is a ``UserError`` then.
-
-    Attributes:
-        frame: its columns, under avrec's names.
-        path: what error messages call it.
-    """
+    """A table that is read when it is needed; a file that cannot be read is a ``UserError`` then."""
 
     frame: pl.LazyFrame
     path: Path
@@ -140,10 +135,7 @@ class Table:
 class Tables:
     """What a layout finds in a folder: tables under avrec's column names, nothing checked yet.
 
-    Attributes:
-        items: ``item_id`` and what is known of items; None: items are those of the log.
-        interactions: ``user_id``, ``item_id`` and more.
-        users: ``user_id`` and what is known of users.
+    Without a table of items, they are those of the log.
     """
 
     items: Table | None
@@ -190,15 +182,10 @@ def find_table(root: Path, name: str, optional: bool = False) -> Path | None:
 
 
 def scan(path: Path, as_text: Sequence[str] = (), **options: Any) -> Table:
-    """A table file, read lazily.
+    """A table file (csv, tsv, parquet, jsonl; text also compressed by gzip), read lazily.
 
-    Args:
-        path: csv, tsv, parquet or jsonl, the text formats also compressed by gzip.
-        as_text: columns that are text whatever they look like: read as numbers, 007 and 7 would be one.
-        options: for polars' reader of csv.
-
-    Raises:
-        UserError: the file cannot be read.
+    Columns ``as_text`` are text whatever they look like: read as numbers, 007 and 7 would be one. ``options`` are for
+    polars' reader of csv.
     """
     form = form_of(path)
     with _readable(path):

@@ -16,9 +16,6 @@ class Standardise(nn.Module):
     A fresh encoder gives all items nearly the same vector; what differs between them drowns in what does not. Data
     dependent initialisation (Krähenbühl et al. 2016) takes that common part away at the start, and unlike batch
     normalisation it leaves each item's vector independent of its batch.
-
-    Args:
-        width: number of features.
     """
 
     mean: Tensor
@@ -105,14 +102,7 @@ class ItemTower(nn.Module):
         return list(self.encoders)
 
     def forward(self, items: ItemBatch) -> Float[Tensor, "U D"]:
-        """Embed U items.
-
-        Args:
-            items: content of this tower's modalities; ``present_UM`` has one column for each of them.
-
-        Returns:
-            Item embeddings, (U, D).
-        """
+        """Embed U items, whose ``present_UM`` has one column for each of this tower's modalities."""
         return self.fuse(self.encode(items), self._dropped(items.present_UM))
 
     def encode(self, items: ItemBatch) -> Float[Tensor, "U M D"]:
@@ -150,10 +140,7 @@ class ItemTower(nn.Module):
 
     @torch.no_grad()
     def encode_alone(self, batches: Iterable[ItemBatch]) -> dict[str, tuple[Tensor, Array]]:
-        """What each encoder of content says by itself, before projection: what an untrained tower knows.
-
-        Args:
-            batches: a whole catalogue, in order.
+        """What each encoder of content says by itself, before projection, of a whole catalogue in order.
 
         Returns:
             By modality but for identity: values (N, width) on the CPU, zeros where not present, and ``present_N``.

@@ -23,15 +23,9 @@ def item_rng(seed: int, number: int, modality: int) -> np.random.Generator:
 
 
 def make_media(folder: Path, domain: str, seed: int, number: int, facets: Sequence[int], files: Sequence[str]) -> None:
-    """Writes one item's poster and video.
+    """Writes one item's poster and video, where it has them (path in the folder, else "").
 
-    Args:
-        folder: the catalogue's.
-        domain: whose colours and sounds they have.
-        seed: with the item's number, it decides everything that varies.
-        number: item index.
-        facets: palette, shape, timbre and rhythm.
-        files: paths of the poster and of the video in the folder; "" where the item has none.
+    Its facets are palette, shape, timbre and rhythm; the seed and its number decide everything that varies.
     """
     palette, shape, timbre, rhythm = facets
     image, video = files

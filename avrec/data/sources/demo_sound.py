@@ -13,13 +13,9 @@ _TEMPI = (1.4, 6.0)
 
 
 def play(domain: str, timbre: int, rhythm: int, rng: np.random.Generator) -> Array:
-    """One item's sound, float32 (samples,) in [-1, 1]; a rhythm is a register and a tempo.
+    """One item's sound, float32 (samples,) in [-1, 1].
 
-    Args:
-        domain: whose sound style.
-        timbre: 0 flute, 1 organ, 2 bell, 3 strings, 4 breath, 5 pluck.
-        rhythm: 0 to 5: low, middle, high register, each slow, then each fast.
-        rng: for what varies within a value.
+    Timbres are flute, organ, bell, strings, breath and pluck; rhythms a low, middle or high register, slow, then fast.
     """
     voice = DOMAINS[domain]
     count = SECONDS * SAMPLE_RATE

@@ -55,11 +55,7 @@ class WorldSize:
     num_interactions: int
 
     def check(self) -> None:
-        """Refuses sizes that no world can have.
-
-        Raises:
-            UserError: naming the parameter, what is allowed and what to do.
-        """
+        """Refuses sizes that no world can have with a ``UserError``."""
         if self.num_items < 20:
             raise UserError(f"num_items={self.num_items} is too small: give at least 20, so that some are cold.")
         if self.num_users < 10:
@@ -140,14 +136,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Log:
-    """What happened, in order of time.
-
-    Attributes:
-        user_W: user index of each interaction.
-        item_W: item index of each interaction.
-        time_W: Unix s.
-        watch_ratio_W: share watched, in (0, 1].
-    """
+    """What happened, in order of time: who chose what when (Unix s), and the share watched, in (0, 1]."""
 
     user_W: Array
     item_W: Array
@@ -157,14 +146,14 @@ class Log:
 
 @dataclass(frozen=True)
 class World:
-    """A whole planted world: the truth, what is missing, and what happened.
+    """A whole planted world.
 
     Attributes:
         truth: preferences.
         published_N: when an item came out, Unix s.
         has: by kind (description, poster, video): True where the item has it; sound comes with the video.
         columns: what users.csv tells, weakly related to taste: a plan (categorical) and an age (numeric).
-        log: the interactions.
+        log: what happened.
     """
 
     truth: Truth

@@ -37,9 +37,6 @@ logger = logging.getLogger(__name__)
 def avrec_layout(root: Path) -> Tables:
     """avrec's own layout: ``items``, ``interactions`` and maybe ``users``, each csv, tsv, parquet or jsonl.
 
-    Args:
-        root: the folder.
-
     Raises:
         UserError: a table is missing, or there are two of it.
     """

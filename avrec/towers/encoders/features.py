@@ -82,22 +82,19 @@ class FeatureTable:
             raise UserError(
                 f"{given} has {len(ids)} ids, {self.path} {len(self.matrix)} rows. Give one id for each row, in order."
             )
-        double = [item_id for item_id, count in Counter(ids).items() if count > 1]
-        if double:
+        if double := [item_id for item_id, count in Counter(ids).items() if count > 1]:
             raise UserError(
                 f"{given} names {double[0]!r} more than once ({len(double)} such ids). Each item has one row; "
                 "remove the others, with their rows."
             )
-        number_of = {item.item_id: number for number, item in enumerate(items)}
-        unknown = [item_id for item_id in ids if item_id not in number_of]
-        if unknown:
+        row_of = {item_id: row for row, item_id in enumerate(ids)}
+        if unknown := row_of.keys() - {item.item_id for item in items}:
+            first = min(unknown, key=row_of.__getitem__)
             raise UserError(
-                f"{given} names {unknown[0]!r}, which is no item_id of the catalogue ({len(unknown)} of {len(ids)} "
+                f"{given} names {first!r}, which is no item_id of the catalogue ({len(unknown)} of {len(ids)} "
                 f"ids; the catalogue has {items[0].item_id!r} and the like). Give its ids, or remove these rows."
             )
-        row_N = np.full(len(items), -1)
-        row_N[[number_of[item_id] for item_id in ids]] = np.arange(len(ids))
-        return row_N
+        return np.array([row_of.get(item.item_id, -1) for item in items])
 
     def _filled(self) -> Array:
         """True for each row of the file that holds features."""
@@ -116,13 +113,7 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class FeatureRows:
-    """A catalogue's items in a table (``avrec.batch.PreparedContent``).
-
-    Attributes:
-        table: the file.
-        row_N: each item's row; -1 where it has none.
-        present_N: True where the item's row holds features.
-    """
+    """A catalogue's items in a table (``avrec.batch.PreparedContent``): each one's row, -1 where it has none."""
 
     table: FeatureTable
     row_N: Array
@@ -163,7 +154,8 @@ class FeaturesEncoder(Encoder):
         self.modality = modality
         self.preprocess: FeatureTable | None = None
         if path:
-            self.preprocess = FeatureTable(modality, _under(root, path), _under(root, ids) if ids else None)
+            files = [Path(root) / Path(file).expanduser() for file in (path, ids) if file]
+            self.preprocess = FeatureTable(modality, *files)
             width = self.preprocess.width
         if width is None:
             raise UserError(
@@ -207,10 +199,6 @@ class FeaturesEncoder(Encoder):
     def export_config(self) -> dict[str, Any]:
         """Constructor arguments, without the file."""
         return {"modality": self.modality, "width": self.width, "hidden": self.hidden}
-
-
-def _under(root: str | Path, path: str) -> Path:
-    return Path(root) / Path(path).expanduser()
 
 
 def _float32(values: Any) -> Array:

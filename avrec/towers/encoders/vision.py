@@ -150,15 +150,10 @@ class VisionEncoder(Encoder):
 
     def export_config(self) -> dict[str, Any]:
         """Constructor arguments that build the same network with random weights."""
-        return {
-            "name": self.name and self.network.pretrained_cfg["architecture"],
-            "weights": "random",
-            "size": self.preprocess.size,
-            "video_frames": self.preprocess.video_frames,
-            "fit_mode": self.preprocess.fit_mode,
-            "pooling": self.pooling,
-            "trainable_layers": self.trainable_layers,
-        }
+        front = {name: getattr(self.preprocess, name) for name in ("size", "video_frames", "fit_mode")}
+        name = self.name and self.network.pretrained_cfg["architecture"]
+        rest = {"pooling": self.pooling, "trainable_layers": self.trainable_layers}
+        return {"name": name, "weights": "random", **front, **rest}
 
 
 def _network(name: str | None, weights: str | Path | None, size: int) -> Any:
