@@ -31,7 +31,7 @@ Failures = dict[str, list[DecodeFailure]]
 
 @dataclass(frozen=True)
 class Job:
-    """Prepares tasks into a store opened before, which all workers share. Small to pickle: it goes along with each task."""
+    """Prepares tasks into a store that was opened before and that all workers share. Small to pickle."""
 
     preprocess: Preprocess
     folder: Path

@@ -165,24 +165,20 @@ def read_log(table: Table, item_ids: list[str], feedback: str | None, time: str 
         advice = "Mend it, or train without data.feedback."
         columns["feedback"] = numbers_of(rows[feedback], f"{table.path}: feedback column {feedback}", advice)
     if "split" in rows.columns:
-        columns["role"] = _roles(rows["split"], table.path)
+        role = roles_of(rows["split"])
+        if role.has_nulls():
+            row = int(role.is_null().arg_true()[0])
+            raise UserError(
+                f"{table.path}: column split must hold one of {', '.join(ROLE_NAMES)} in every row; row {row + 1} has "
+                f"{rows['split'][row]!r}. Mend it, or remove the column."
+            )
+        columns["role"] = role.to_numpy().astype(np.int8)
     return Log(user_ids, pl.DataFrame(columns), has_time, np.ones(len(item_ids), bool), [])
 
 
 def roles_of(names: pl.Series) -> pl.Series:
     """TRAIN, VAL or TEST by name; null where it is none of ``ROLE_NAMES``."""
     return names.cast(pl.String).str.strip_chars().str.to_lowercase().replace_strict(ROLE_NAMES, default=None)
-
-
-def _roles(names: pl.Series, path: Path) -> Array:
-    role = roles_of(names)
-    if role.has_nulls():
-        row = int(role.is_null().arg_true()[0])
-        raise UserError(
-            f"{path}: column split must hold one of {', '.join(ROLE_NAMES)} in every row; row {row + 1} has "
-            f"{names[row]!r}. Mend it, or remove the column."
-        )
-    return role.to_numpy().astype(np.int8)
 
 
 def _index(ids: pl.Series, known: list[str], path: Path) -> Array:

@@ -75,8 +75,8 @@ class UserTower(Queries):
     def forward(self, users: UserBatch, item_XD: Float[Tensor, "X D"]) -> Float[Tensor, "B Q D"]:
         """A query for each history position: (B, L + 1, D), undefined beyond a user's history.
 
-        Position q has seen the first q history items; histories are indices into ``item_XD``, the batch's distinct items or
-        the whole catalogue.
+        Position q has seen the first q history items. Histories are indices into ``item_XD``: the batch's items, or the
+        whole catalogue.
         """
         history_BLD = item_XD[users.history_BL]
         history_BQD = self.attention(history_BLD, users.history_present_BL, users.history_time_BL)

@@ -108,9 +108,9 @@ class DemoSource:
     ) -> Array:
         """The true log preference of each user for each item: what an oracle ranks by, float32 (B, N).
 
-        Tastes drift; the score is for the mean taste between ``time`` (Unix s) and the end of the user's activity, because
-        what is to be predicted at ``time`` comes after it. With ``modalities`` (text, vision, audio), what others reveal is
-        left out: a bound for a model that reads only them. The items' appeal always counts.
+        Tastes drift; the score is for the mean taste between ``time`` (Unix s) and the end of the user's activity,
+        because what is to be predicted at ``time`` comes after it. With ``modalities`` (text, vision, audio), what
+        others reveal is left out: a bound for a model that reads only them. The items' appeal always counts.
 
         Raises:
             UserError: where a user or an item is not in the catalogue.

@@ -175,15 +175,12 @@ class FolderSource:
         return TextFields(columns, template)
 
     def _raw_items(self, items: pl.DataFrame, text: TextFields) -> list[RawItem]:
-        root = self.root.resolve()
-        texts = [text.of(row) for row in items.select(text.columns).iter_rows(named=True)] or [None] * len(items)
-        paths = (
-            [inside(root, value, column) for value in items[column].cast(pl.String).to_list()]
-            if column in items.columns
-            else [None] * len(items)
-            for column in FILE_COLUMNS
-        )
-        return [RawItem(*row) for row in zip(items["item_id"].to_list(), texts, *paths, strict=True)]
+        root, named = self.root.resolve(), [column for column in FILE_COLUMNS if column in items.columns]
+        paths = items.select(pl.col(named).cast(pl.String)).iter_rows(named=True) if named else [{}] * len(items)
+        return [
+            RawItem(item["item_id"], text.of(item), *(inside(root, files.get(name), name) for name in FILE_COLUMNS))
+            for item, files in zip(items.iter_rows(named=True), paths, strict=True)
+        ]
 
     def _published(self, items: pl.DataFrame) -> Array:
         published_N = np.full(len(items), np.nan)
