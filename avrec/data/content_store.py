@@ -8,7 +8,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +41,6 @@ Row = Mapping[str, Array] | None
 """One item's arrays, or None where it was tried and lacks the modality."""
 
 
-@dataclass(frozen=True)
-class Locations:
-    """Where rows lie: number of the shard and row in it; -1 where there is none."""
-
-    shard_N: Array
-    row_N: Array
-
-    def __getitem__(self, index: Array) -> "Locations":
-        return Locations(self.shard_N[index], self.row_N[index])
-
-    def __len__(self) -> int:
-        return len(self.shard_N)
-
-
 class ShardReader:
     """Gathers rows by location. Small to pickle: what a data loader's workers need of a store."""
 
@@ -68,18 +54,18 @@ class ShardReader:
         # A pickled memory map would carry its content along.
         return {**self.__dict__, "_maps": OrderedDict()}
 
-    def gather(self, locations: Locations) -> dict[str, Array]:
-        """The rows at ``locations``, in that order, by array."""
-        count = len(locations)
+    def gather(self, places_n2: Array) -> dict[str, Array]:
+        """The rows at these places (number of the shard, row in it), in that order, by array."""
+        count = len(places_n2)
         gathered = {name: np.empty((count, *spec.shape), spec.dtype) for name, spec in self.arrays.items()}
         # In the order on disk, so that a cold read goes forward only.
-        order = np.lexsort((locations.row_N, locations.shard_N))
-        ordered = locations[order]
-        shards, begins = np.unique(ordered.shard_N, return_index=True)
+        order = np.lexsort((places_n2[:, 1], places_n2[:, 0]))
+        shard_n, row_n = places_n2[order].T
+        shards, begins = np.unique(shard_n, return_index=True)
         ends = np.append(begins, count)[1:]
         for shard, begin, end in zip(shards.tolist(), begins, ends, strict=True):
             for name, out in gathered.items():
-                _copy_rows(self._map(shard, name), ordered.row_N[begin:end], out, order[begin:end])
+                _copy_rows(self._map(shard, name), row_n[begin:end], out, order[begin:end])
         return gathered
 
     def path(self, shard: str, name: str) -> Path:
@@ -109,11 +95,11 @@ def _copy_rows(source: Array, rows: Array, out: Array, positions: Array) -> None
 class PreparedModality:
     """One modality of the whole catalogue, ready to be read. Small to pickle: rows are not carried along."""
 
-    def __init__(self, modality: str, reader: ShardReader, locations: Locations) -> None:
+    def __init__(self, modality: str, reader: ShardReader, places_N2: Array) -> None:
         self.modality = modality
         self.reader = reader
-        self.locations = locations
-        self.present_N: Array = locations.shard_N >= 0
+        self.places_N2 = places_N2
+        self.present_N: Array = places_N2[:, 0] >= 0
         self._kept: dict[str, Array] | None = None
         self._place_N: Array = np.cumsum(self.present_N) - 1
 
@@ -131,9 +117,9 @@ class PreparedModality:
             lacking = indices[~self.present_N[indices]]
             raise IndexError(f"{len(lacking)} items have no {self.modality} ({lacking[:3]} ...); see present_N.")
         if self._kept is None and self._bytes() <= KEPT_BYTES:
-            self._kept = self.reader.gather(self.locations[np.flatnonzero(self.present_N)])
+            self._kept = self.reader.gather(self.places_N2[self.present_N])
         if self._kept is None:
-            return self.reader.gather(self.locations[indices])
+            return self.reader.gather(self.places_N2[indices])
         places = self._place_N[indices]
         return {name: rows.take(places, axis=0) for name, rows in self._kept.items()}
 
@@ -174,11 +160,9 @@ class ContentStore:
         """Whether this key has a row."""
         return self._index.get(key) is not None
 
-    def locate(self, keys: Sequence[str]) -> Locations:
-        """Where the rows of ``keys`` lie; (-1, -1) for keys without one."""
-        found = [self._index.get(key) or (-1, -1) for key in keys]
-        pairs = np.array(found, np.int64).reshape(len(keys), 2)
-        return Locations(np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]))
+    def locate(self, keys: Sequence[str]) -> Array:
+        """Where the rows of ``keys`` lie, (n, 2) int64: number of the shard, row in it; -1 for keys without one."""
+        return np.array([self._index.get(key) or (-1, -1) for key in keys], np.int64).reshape(len(keys), 2)
 
     def read(self, keys: Sequence[str]) -> dict[str, Array]:
         """The rows of ``keys``, in that order, by array.

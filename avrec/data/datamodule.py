@@ -17,7 +17,6 @@ from avrec.batch import (
     PreparedContent,
     Preprocess,
     RankingTask,
-    RawItem,
     UserBatch,
     UserError,
 )
@@ -113,13 +112,10 @@ class TwoTowerData(pl.LightningDataModule):
                 elif isinstance(preprocess, ContentTable):
                     content[modality] = preprocess.rows_of(self.catalogue.items)
                 else:
-                    preprocess.fit(self._items_to_learn_from())
+                    # A tokenizer, say, is learned from the items of the training rows: no held-out or later one.
+                    preprocess.fit([self.catalogue.items[n] for n in np.flatnonzero(self.trained_N)])
                     content[modality] = self.prepare(self.catalogue.items, preprocess, frozen=frozen)
             self.items = ItemBatches(content)
-
-    def _items_to_learn_from(self) -> list[RawItem]:
-        """What a tokenizer, say, may be learned from: the items of the training rows, no held-out or later one."""
-        return [item for item, trained in zip(self.catalogue.items, self.trained_N, strict=True) if trained]
 
     def setup(self, stage: str | None = None) -> None:
         """Open what is prepared, in every process."""
@@ -128,14 +124,9 @@ class TwoTowerData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Windows of the training sequences."""
         assert self.items is not None
-        sampler = WindowSampler(
-            self.train_sequences,
-            self.history_length,
-            self.users_per_batch,
-            self.seed,
-            self.trainer.global_rank if self.trainer else 0,
-            self.trainer.world_size if self.trainer else 1,
-        )
+        place = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        settings = (self.history_length, self.users_per_batch, self.seed)
+        sampler = WindowSampler(self.train_sequences, *settings, *place)
         batches = TrainBatches(self.train_sequences, self.items, self.users, self.catalogue.user_ids)
         self.loader = ResumableLoader(batches, sampler, self.loader_workers)
         if self.place:

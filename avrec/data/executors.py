@@ -77,8 +77,8 @@ class Job:
         fatal = re.search("Fatal Python error: (.*)", last_words)
         reason = f"ended the process that read it ({fatal[1] if fatal else 'a crash, or not enough memory'})"
         if last_words.startswith("Timeout"):
-            allowed = f"{self.limits.item_seconds:g} s of datamodule.prepare.limits.item_seconds"
-            reason = f"took longer than the {allowed}"
+            seconds = f"{self.limits.item_seconds:g}"
+            reason = f"took longer than the {seconds} s of datamodule.prepare.limits.item_seconds"
         key = self.limits.key_of_failed(culprit)
         write_shard(self.folder, self.arrays, [(key, None)], {key: [self._failure(item, reason)]})
         return [pair for pair in task if pair[0] != culprit]

@@ -50,7 +50,11 @@ class Splitter(Protocol):
 
 
 class _Checked:
-    """Refuses choices that are not known, and shares that leave nothing to train on."""
+    """What splitters with arguments share.
+
+    Raises:
+        UserError: a choice that is not known, or shares that leave nothing to train on.
+    """
 
     def __post_init__(self) -> None:
         given = vars(self)
@@ -96,9 +100,6 @@ class Temporal(_Checked):
     Args:
         val_share: share of the interactions between the cut-offs.
         test_share: share of the interactions after the second.
-
-    Raises:
-        UserError: the shares leave nothing to train on.
     """
 
     val_share: float = 0.1
@@ -144,9 +145,6 @@ class ColdItems(_Checked):
         history: ``past``: the warm items up to the moment of asking; ``all``: all warm items of the user, younger
             ones too, as published work on cold items has it.
         seed: of ``by=random``.
-
-    Raises:
-        UserError: a choice that is not known, or shares that leave nothing to train on.
     """
 
     by: str = "random"
@@ -216,9 +214,6 @@ class Random(_Checked):
             ``all``: those of the whole log.
         history: ``past``: rows up to the moment of asking; ``all``: all others of the user, younger ones too.
         seed: another seed, other rows. The order of the rows in the file does not matter.
-
-    Raises:
-        UserError: a choice that is not known, or shares that leave nothing to train on.
     """
 
     val_share: float = 0.1
@@ -253,9 +248,6 @@ class Given(_Checked):
 
     Args:
         history: ``past``: rows up to the first that is to be found; ``all``: all rows of earlier roles.
-
-    Raises:
-        UserError: ``history`` is not known.
     """
 
     history: str = "past"

@@ -192,7 +192,7 @@ def make_world(domain: str, size: WorldSize, seed: int) -> World:
         truth=truth,
         published_N=published_N,
         has=has,
-        columns={"plan": _plans(group_B, users), "age": _ages(group_B, users)},
+        columns=_columns(group_B, users),
         log=Log(user_W[order], chosen[order], time_W[order], _watch_ratio(utility, choices)[order]),
     )
 
@@ -242,14 +242,12 @@ def _anchors(domain: str, group_B: Array, rng: np.random.Generator) -> Array:
     return np.concatenate(facets, axis=2).astype(np.float32)
 
 
-def _plans(group_B: Array, rng: np.random.Generator) -> Array:
+def _columns(group_B: Array, rng: np.random.Generator) -> dict[str, Array]:
     random_B = rng.integers(len(_PLANS), size=len(group_B))
     telling_B = rng.uniform(size=len(group_B)) < 0.5
-    return np.array(_PLANS)[np.where(telling_B, group_B % len(_PLANS), random_B)]
-
-
-def _ages(group_B: Array, rng: np.random.Generator) -> Array:
-    return np.clip(20 + 5 * group_B + rng.normal(0, 9, size=len(group_B)), 13, 90).astype(np.int64)
+    plan_B = np.where(telling_B, group_B % len(_PLANS), random_B)
+    age_B = np.clip(20 + 5 * group_B + rng.normal(0, 9, size=len(group_B)), 13, 90)
+    return {"plan": np.array(_PLANS)[plan_B], "age": age_B.astype(np.int64)}
 
 
 def _moments(size: WorldSize, rng: np.random.Generator) -> list[Array]:

@@ -176,10 +176,10 @@ class FolderSource:
 
     def _raw_items(self, items: pl.DataFrame, text: TextFields) -> list[RawItem]:
         root, named = self.root.resolve(), [column for column in FILE_COLUMNS if column in items.columns]
-        paths = items.select(pl.col(named).cast(pl.String)).iter_rows(named=True) if named else [{}] * len(items)
+        rows = items.with_columns(pl.col(column).cast(pl.String) for column in named).iter_rows(named=True)
         return [
-            RawItem(item["item_id"], text.of(item), *(inside(root, files.get(name), name) for name in FILE_COLUMNS))
-            for item, files in zip(items.iter_rows(named=True), paths, strict=True)
+            RawItem(row["item_id"], text.of(row), **{name: inside(root, row[name], name) for name in named})  # type: ignore[arg-type]
+            for row in rows
         ]
 
     def _published(self, items: pl.DataFrame) -> Array:
