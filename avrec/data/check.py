@@ -10,6 +10,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ from avrec.data.report import Report, quantiles, show
 from avrec.data.sources.demo import DemoSource
 from avrec.data.sources.folder import FolderSource
 from avrec.data.splits import ROLES, Splitter
-from avrec.data.tables import FILE_COLUMNS, Catalogue, Table, Tables, as_text, inside
+from avrec.data.tables import CONTENT, FILE_COLUMNS, Catalogue, Table, Tables, as_text, inside
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -94,8 +95,7 @@ def _describe(report: Report, catalogue: Catalogue, is_clock: bool) -> None:
     log, items = catalogue.log, catalogue.items
     report.counts = {"users": len(catalogue.user_ids), "items": len(items), "interactions": len(log)}
     kinds = [{*item.files, *(["text"] if item.text else [])} for item in items]
-    modalities = {"text": {"text"}, "vision": {"image", "video"}, "audio": {"audio", "video"}}
-    report.present = {name: sum(bool(kind & having) for having in kinds) for name, kind in modalities.items()}
+    report.present = {name: sum(not having.isdisjoint(of) for having in kinds) for name, of in CONTENT.items()}
     report.present["nothing"] = sum(not having for having in kinds)
     report.files = {kind: sum(kind in having for having in kinds) for kind in FILE_COLUMNS}
     report.distributions = {
@@ -136,37 +136,22 @@ class RawTables:
 
     def __init__(self, source: FolderSource) -> None:
         self.source = source
-        self.found = source.tables()
         self.findings: list[Finding] = []
         self.notes: list[str] = []
         self.is_clock = False
-        self.items = self.users = None
-        known = None
-        if self.found.items is not None:
-            self.items = self.found.items.need(["item_id"]).collect()
-            self.items = self._named(self._paths(self.items), "items", "item_id")
-            known = as_text(self.items["item_id"])
-        self.rows = self._checked_log(self.found.interactions.need(["user_id", "item_id"]), known)
-        if self.found.users is not None:
-            self.users = self._named(self.found.users.need(["user_id"]).collect(), "users", "user_id")
-            known, active = as_text(self.users["user_id"]), as_text(self.rows["user_id"]).unique(maintain_order=True)
-            self._flag("users_without_log", ~known.is_in(active.implode()), known)
-            self._flag("log_without_users", ~active.is_in(known.implode()), active)
-            texts = [name for name, kind in self.users.schema.items() if kind == pl.String and name != "user_id"]
-            names = [name for name in texts if self.users[name].n_unique() > max(20, len(self.users) / 2)]
-            self.findings.append(judged("naming_columns", names, len(texts)))
+        found, known, users = source.tables(), None, None
+        if found.items is not None:
+            items = self._named(self._paths(found.items.need(["item_id"]).collect()), "items", "item_id")
+            known, found = as_text(items["item_id"]), replace(found, items=replace(found.items, frame=items.lazy()))
+        rows = self._checked_log(found.interactions.need(["user_id", "item_id"]), known)
+        if found.users is not None:
+            users = self._checked_users(found.users.need(["user_id"]), as_text(rows["user_id"]))
+        self.left = Tables(found.items, replace(found.interactions, frame=rows.lazy()), users)
 
     def mended(self) -> FolderSource:
         """The source, without what is impossible."""
-        frames = (self.items, self.rows, self.users)
-        tables = (self.found.items, self.found.interactions, self.found.users)
-        items, rows, users = (
-            None if frame is None or table is None else Table(frame.lazy(), table.path)
-            for frame, table in zip(frames, tables, strict=True)
-        )
-        assert rows is not None
         source = copy.copy(self.source)
-        source.layout, source.columns, source.cache_dir = lambda root: Tables(items, rows, users), {}, None
+        source.layout, source.columns, source.cache_dir = lambda root: self.left, {}, None
         return source
 
     def _flag(self, check: str, bad: pl.Series, named: pl.Series | None = None, **known: Any) -> None:
@@ -211,6 +196,17 @@ class RawTables:
         paths = [name for name in texts if 2 * as_text(items[name]).str.contains(MEDIA_NAME).sum() > len(items)]
         self.findings.append(judged("paths_in_text", paths, len(texts)))
         return items
+
+    def _checked_users(self, table: Table, active: pl.Series) -> Table:
+        """The users with an id of their own; ``active`` are those of the log."""
+        users, active = self._named(table.collect(), "users", "user_id"), active.unique(maintain_order=True)
+        known = as_text(users["user_id"])
+        self._flag("users_without_log", ~known.is_in(active.implode()), known)
+        self._flag("log_without_users", ~active.is_in(known.implode()), active)
+        texts = [name for name, kind in users.schema.items() if kind == pl.String and name != "user_id"]
+        names = [name for name in texts if users[name].n_unique() > max(20, len(users) / 2)]
+        self.findings.append(judged("naming_columns", names, len(texts)))
+        return replace(table, frame=users.lazy())
 
     def _checked_log(self, table: Table, known_items: pl.Series | None) -> pl.DataFrame:
         """The rows of the log that can be read."""

@@ -124,9 +124,10 @@ class TwoTowerData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Windows of the training sequences."""
         assert self.items is not None
-        place = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        settings = (self.history_length, self.users_per_batch, self.seed)
-        sampler = WindowSampler(self.train_sequences, *settings, *place)
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = WindowSampler(
+            self.train_sequences, self.history_length, self.users_per_batch, self.seed, rank, world_size
+        )
         batches = TrainBatches(self.train_sequences, self.items, self.users, self.catalogue.user_ids)
         self.loader = ResumableLoader(batches, sampler, self.loader_workers)
         if self.place:

@@ -14,15 +14,8 @@ class WindowSampler:
 
     A window is a user and a range of the user's training rows, at most ``history_length + 1`` of them. Long
     sequences are cut into windows that overlap in one row, from an offset drawn anew each epoch, so that every row
-    is a target exactly once per epoch. With several processes, each takes every world-size-th batch's share.
-
-    Args:
-        sequences: the training sequences.
-        history_length: L.
-        users_per_batch: B, of one process.
-        seed: of the order.
-        rank: number of this process.
-        world_size: number of processes.
+    is a target exactly once per epoch. A batch has ``users_per_batch`` windows for each of ``world_size`` processes,
+    of which this one is number ``rank``.
     """
 
     def __init__(

@@ -30,12 +30,8 @@ def source(
 ) -> FolderSource:
     """A folder source whose layout is told more than the folder.
 
-    Args:
-        layout: reads the folder's tables.
-        root: the folder.
-        name: which of the datasets in the folder; None: the layout knows, or there is one.
-        download: True: the layout may fetch what is missing; None: it cannot.
-        settings: the rest of ``FolderSource``'s arguments.
+    ``name`` says which of the datasets in the folder (None: the layout knows, or there is one), ``download`` whether
+    the layout may fetch what is missing (None: it cannot); ``settings`` are ``FolderSource``'s other arguments.
     """
     more = {key: value for key, value in (("name", name), ("download", download)) if value is not None}
     return FolderSource(root, partial(layout, **more), **settings)
@@ -94,15 +90,10 @@ def text_table(
     quote: str | None = None,
     content: bytes | None = None,
 ) -> Table:
-    """A table with every column as text; UTF-8, read lazily.
+    """A table with every column as text; UTF-8, read lazily, or from its ``content`` where that was read before.
 
-    Args:
-        path: the file.
-        columns: names of its columns; None: those of its first line.
-        separator: a single character.
-        header: True: the first line is no row, though ``columns`` are given.
-        quote: the character around values that hold the separator; None: none is.
-        content: of the file, where it was read before.
+    Without ``columns``, they are those of the first line; with ``header``, the first line is no row all the same.
+    ``quote`` is the character around values that hold the separator, a single character; None: none is.
     """
     options: dict[str, Any] = {"separator": separator, "quote_char": quote, "infer_schema": False}
     if columns is not None:

@@ -19,16 +19,11 @@ NUMBERS_AT_ONCE = 1 << 22
 
 
 class FeatureTable:
-    """The rows of an ``.npy`` file, mapped into memory and read as they are asked for.
+    """The rows of an ``.npy`` file, N x F, mapped into memory and read as they are asked for.
 
     A row of NaN alone, or of zeros alone, is what such files hold where there was nothing to compute from: its
-    item lacks the modality.
-
-    Args:
-        modality: for error messages.
-        path: the file, N x F of real numbers.
-        ids: says which item each row is, ``.npy``, ``.txt`` (one a line) or ``.json`` (a list); items may be
-            missing from it. None: row n is the catalogue's item n.
+    item lacks the modality. ``ids`` says which item each row is, ``.npy``, ``.txt`` (one a line) or ``.json`` (a list);
+    items may be missing from it. Without it, row n is the catalogue's item n.
 
     Raises:
         UserError: the file is not there, not an ``.npy`` of numbers, or not N x F.

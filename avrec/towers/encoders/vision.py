@@ -114,13 +114,11 @@ class VisionEncoder(Encoder):
     def forward(self, content: dict[str, Tensor]) -> Float[Tensor, "n width"]:
         """Encode n items; frames that do not exist are not computed."""
         present_nF = self._drawn(content["frame_present"])
-        if "features" in content:
-            frame_features = self._upper(content["features"][present_nF])
-        elif self.cut is None:
+        if self.cut is None:
             frame_features = self.network(self._normalised(content["frames"][present_nF]))
         else:
-            features = self.lower({"frames": content["frames"], "frame_present": present_nF})["features"]
-            frame_features = self._upper(features[present_nF])
+            frozen = content if "features" in content else self.lower({**content, "frame_present": present_nF})
+            frame_features = self._upper(frozen["features"][present_nF])
         values_nFD = frame_features.new_zeros(*present_nF.shape, self.out_dim)
         values_nFD[present_nF] = frame_features
         return self._pooled(values_nFD, present_nF)
@@ -166,7 +164,11 @@ def _network(name: str | None, weights: str | Path | None, size: int) -> Any:
         if weights is not None and weights != "random":
             if not Path(weights).is_file():
                 raise UserError(f"vision.weights={weights} is not a file. Give the path of a checkpoint of {name}.")
-            _load_remapped(network, str(weights))
+            # Names may differ, the order is the network's, and the classifier is left out.
+            loaded = load_checkpoint(network, str(weights), remap=True, strict=False)
+            missing = [name for name in getattr(loaded, "missing_keys", []) if "num_batches_tracked" not in name]
+            if missing:
+                raise UserError(f"vision.weights={weights} does not fill the network: {missing[:3]} are not in it.")
     except UserError:
         raise
     except Exception as error:  # timm and the hub client raise a dozen kinds
@@ -184,14 +186,6 @@ def _sized(name: str, size: int) -> dict[str, Any]:
     architecture = json.loads((folder / "config.json").read_text())["architecture"] if folder.is_dir() else folder.name
     settings = get_pretrained_cfg(architecture)
     return {"img_size": size} if settings is not None and settings.fixed_input_size else {}
-
-
-def _load_remapped(network: nn.Module, weights: str) -> None:
-    """Load a checkpoint whose names may differ but whose order is the network's, its classifier left out."""
-    missing = load_checkpoint(network, weights, remap=True, strict=False)
-    unfilled = [name for name in getattr(missing, "missing_keys", []) if "num_batches_tracked" not in name]
-    if unfilled:
-        raise UserError(f"vision.weights={weights} does not fill the network: {unfilled[:3]} are not in it.")
 
 
 def stages_of(network: Any) -> list[nn.Module]:
