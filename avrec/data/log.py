@@ -14,7 +14,7 @@ from avrec.batch import Array, UserError
 from avrec.data.cleaning import Cleaning, Step
 from avrec.data.files import whole_folder, write_json
 from avrec.data.splits import TEST, TRAIN, VAL
-from avrec.data.tables import Interactions, Table, check_not_empty, ids_of, numbers_of
+from avrec.data.tables import Interactions, Table, check_not_empty, ids_of, numbers_of, refuse_rows
 
 logger = logging.getLogger(__name__)
 
@@ -165,13 +165,8 @@ def read_log(table: Table, item_ids: list[str], feedback: str | None, time: str 
         advice = "Mend it, or train without data.feedback."
         columns["feedback"] = numbers_of(rows[feedback], f"{table.path}: feedback column {feedback}", advice)
     if "split" in rows.columns:
-        role = roles_of(rows["split"])
-        if role.has_nulls():
-            row = int(role.is_null().arg_true()[0])
-            raise UserError(
-                f"{table.path}: column split must hold one of {', '.join(ROLE_NAMES)} in every row; row {row + 1} has "
-                f"{rows['split'][row]!r}. Mend it, or remove the column."
-            )
+        role, must = roles_of(rows["split"]), f"{table.path}: column split must hold one of {', '.join(ROLE_NAMES)}"
+        refuse_rows(role.is_null(), rows["split"], must, "Mend it, or remove the column.")
         columns["role"] = role.to_numpy().astype(np.int8)
     return Log(user_ids, pl.DataFrame(columns), has_time, np.ones(len(item_ids), bool), [])
 
@@ -238,12 +233,8 @@ def dates_of(column: pl.Series) -> pl.Series:
 
 
 def _seconds_of_dates(dates: pl.Series, column: pl.Series, what: str) -> Array:
-    if dates.has_nulls():
-        row = int(dates.is_null().arg_true()[0])
-        raise UserError(
-            f"{what} must hold a number or an ISO 8601 time in every row; {dates.null_count()} rows do not, the first "
-            f"is row {row + 1} with {column[row]!r}. Convert it, or remove the column."
-        )
+    must, advice = f"{what} must hold a number or an ISO 8601 time", "Convert it, or remove the column."
+    refuse_rows(dates.is_null(), column, must, advice)
     return dates.dt.epoch("us").to_numpy() / 1e6
 
 

@@ -273,6 +273,7 @@ class _Playhead:
         return time + float((frame.duration or 0) * (frame.time_base or 0))
 
     def _play(self) -> None:
+        self._shown = None
         self._frames = self._timed_frames()
         self._ahead = next(self._frames, None)
 
@@ -292,7 +293,6 @@ class _Playhead:
         position = None if self._shown is None else self._shown[0]
         self._container.seek(math.floor(seconds / _time_base(self._stream)), stream=self._stream, backward=True)
         self._play()
-        self._shown = None
         if self._ahead is None or self._ahead[1].time is None or self._ahead[0] > seconds:
             # The index of this file leads astray: play it from its beginning.
             self._seeking = False

@@ -233,6 +233,16 @@ def check_not_empty(table: pl.DataFrame, path: str | Path) -> None:
         raise UserError(f"{path} is empty: it has its header but no row. At least one row is needed.")
 
 
+def refuse_rows(bad: pl.Series, column: pl.Series, must: str, advice: str) -> None:
+    """Refuse a column, where a row of it is ``bad``, with what it must hold and what to do."""
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        raise UserError(
+            f"{must} in every row; {int(bad.sum())} rows do not, the first is row {row + 1} with {column[row]!r}. "
+            f"{advice}"
+        )
+
+
 def numbers_of(column: pl.Series, what: str, advice: str) -> Array:
     """A column of finite numbers, float64; text that spells numbers is read as numbers.
 
@@ -240,13 +250,7 @@ def numbers_of(column: pl.Series, what: str, advice: str) -> Array:
         UserError: a row holds none.
     """
     values = column.cast(pl.Float64, strict=False)
-    bad = ~values.is_finite().fill_null(False)
-    if bad.any():
-        row = int(bad.arg_true()[0])
-        raise UserError(
-            f"{what} must hold a finite number in every row; {int(bad.sum())} rows do not, the first is row {row + 1} "
-            f"with {column[row]!r}. {advice}"
-        )
+    refuse_rows(~values.is_finite().fill_null(False), column, f"{what} must hold a finite number", advice)
     return values.to_numpy()
 
 

@@ -101,7 +101,9 @@ def test_what_a_log_becomes():
 
 
 def test_a_role_that_is_none_is_named():
-    with pytest.raises(UserError, match=r"column split must hold one of train, val, .*; row 2 has 'dev'"):
+    with pytest.raises(
+        UserError, match=r"column split must hold one of train, val, .*; 1 rows do not, the first is row 2 with 'dev'"
+    ):
         read_log(table(user_id=["a"] * 2, item_id=["x"] * 2, split=["train", "dev"]), ["x"], None)
 
 
