@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from avrec.batch import (
+    Array,
     ContentTable,
     FrozenLayers,
     ItemBatch,
@@ -169,18 +170,12 @@ class TwoTowerData(pl.LightningDataModule):
 
     def ranking_loaders(self, which: str) -> list[DataLoader[Any]]:
         """The catalogue, then the users of a split."""
-        # A generator of its own: by default, each pass over a loader draws from the one that dropout uses.
-        return [
-            DataLoader(batches, batch_size=None, generator=torch.Generator())
-            for batches in (self.item_batches(), self.user_batches(which))
-        ]
+        return [self.item_batches(), self.user_batches(which)]
 
-    def item_batches(self) -> "Chunks":
+    def item_batches(self) -> DataLoader[Any]:
         """The whole catalogue in order."""
         assert self.items is not None
-        items = self.items
-        index_N = np.arange(len(self.catalogue.items))
-        return Chunks(len(index_N), self.ITEMS_PER_BATCH, lambda part: items(index_N[part]))
+        return _in_order(np.arange(len(self.catalogue.items)), self.ITEMS_PER_BATCH, self.items)
 
     def sample_items(self) -> ItemBatch:
         """A batch of items that have training interactions, drawn by the seed."""
@@ -189,10 +184,10 @@ class TwoTowerData(pl.LightningDataModule):
         drawn = np.random.default_rng(self.seed).permutation(trained)[: self.ITEMS_PER_BATCH]
         return self.items(np.sort(drawn))
 
-    def user_batches(self, which: str) -> "Chunks":
+    def user_batches(self, which: str) -> DataLoader[Any]:
         """The users of a task, with the histories that the task allows."""
-        task, history = self.tasks[which], self.known(which)
-        return Chunks(len(task), self.USERS_PER_BATCH, lambda part: self.users.latest(task.user_index_E[part], history))
+        users_E, history = self.tasks[which].user_index_E, self.known(which)
+        return _in_order(users_E, self.USERS_PER_BATCH, lambda users_B: self.users.latest(users_B, history))
 
     def known(self, which: str) -> Sequences:
         """Every user's history when the rankings of a split are asked for."""
@@ -202,22 +197,11 @@ class TwoTowerData(pl.LightningDataModule):
         return Sequences.of(self.catalogue.log, keep, len(self.catalogue.user_ids))
 
 
-class Chunks(torch.utils.data.Dataset[ItemBatch | UserBatch]):
-    """A sequence of batches made on demand."""
-
-    def __init__(self, total: int, size: int, make: Callable[[slice], ItemBatch | UserBatch]) -> None:
-        self.total = total
-        self.size = size
-        self.make = make
-
-    def __len__(self) -> int:
-        return -(-self.total // self.size)
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self[number] for number in range(len(self)))
-
-    def __getitem__(self, number: int) -> ItemBatch | UserBatch:
-        return self.make(slice(number * self.size, min(self.total, (number + 1) * self.size)))
+def _in_order(index: Array, size: int, make: Callable[[Array], ItemBatch | UserBatch]) -> DataLoader[Any]:
+    """Batches made of ``size`` indices each."""
+    # A generator of its own: by default, each pass over a loader draws from the one that dropout uses.
+    own = torch.Generator()
+    return DataLoader(index, size, collate_fn=lambda part: make(np.array(part)), generator=own)  # type: ignore[arg-type]
 
 
 class ResumableLoader(DataLoader[Any]):
