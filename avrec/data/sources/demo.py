@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -99,39 +99,28 @@ class DemoSource:
         """The catalogue, read by the road that a user's own folder takes."""
         catalogue = self.as_folder().load()
         themes = [nouns.partition(",")[0] for nouns in DOMAINS[self.domain].themes]
-        rows_N = [self._item_index[item.item_id] for item in catalogue.items]
+        rows_N = _positions([item.item_id for item in catalogue.items], self.truth.item_ids, "item")
         labels = [themes[theme] for theme in self.truth.facets_NF[rows_N, 0].tolist()]
         return replace(catalogue, label_name="planted theme", labels=labels)
 
-    def true_scores(
-        self, user_ids: list[str], item_ids: list[str], time: float, modalities: Sequence[str] | None = None
-    ) -> Array:
+    def true_scores(self, user_ids: list[str], item_ids: list[str], time: float) -> Array:
         """The true log preference of each user for each item: what an oracle ranks by, float32 (B, N).
 
         Tastes drift; the score is for the mean taste between ``time`` (Unix s) and the end of the user's activity,
-        because what is to be predicted at ``time`` comes after it. With ``modalities`` (text, vision, audio), what
-        others reveal is left out: a bound for a model that reads only them. The items' appeal always counts.
+        because what is to be predicted at ``time`` comes after it.
 
         Raises:
             UserError: where a user or an item is not in the catalogue.
         """
-        user_B = _positions(user_ids, self._user_index, "user")
-        item_N = _positions(item_ids, self._item_index, "item")
         truth = self.truth
-        return truth.utility(truth.later_taste(user_B, time), item_N, modalities) + truth.appeal_N[item_N]
+        user_B = _positions(user_ids, truth.user_ids, "user")
+        item_N = _positions(item_ids, truth.item_ids, "item")
+        return truth.utility(truth.later_taste(user_B, time), item_N) + truth.appeal_N[item_N]
 
     @cached_property
     def truth(self) -> Truth:
         """What the generator knows about preferences; writes the catalogue where needed."""
         return Truth.load(self.write() / "truth.npz")
-
-    @cached_property
-    def _user_index(self) -> dict[str, int]:
-        return {name: n for n, name in enumerate(self.truth.user_ids.tolist())}
-
-    @cached_property
-    def _item_index(self) -> dict[str, int]:
-        return {name: n for n, name in enumerate(self.truth.item_ids.tolist())}
 
     def _fill(self, folder: Path) -> None:
         world = make_world(self.domain, self.size, self.seed)
@@ -197,11 +186,12 @@ def _interactions(world: World) -> pl.DataFrame:
     )
 
 
-def _positions(names: list[str], index: dict[str, int], kind: str) -> Array:
+def _positions(names: list[str], known: Array, kind: str) -> Array:
+    index = {name: n for n, name in enumerate(known.tolist())}
     unknown = [name for name in names if name not in index]
     if unknown:
         raise UserError(
             f"{kind} {unknown[0]!r} is not in the demo catalogue: its {len(index)} {kind}s are named like "
-            f"{next(iter(index))!r}. Take the names from {kind}s.csv."
+            f"{known.tolist()[0]!r}. Take the names from {kind}s.csv."
         )
     return np.array([index[name] for name in names], np.int64)

@@ -74,10 +74,8 @@ class AudioEncoder(Encoder):
 
     def lower_arrays(self) -> dict[str, ArraySpec]:
         """Shapes of what ``lower`` returns."""
-        return {
-            "features": ArraySpec((self.position.num_embeddings, self.width), "float32"),
-            "length": self.preprocess.arrays()["length"],
-        }
+        features = ArraySpec((self.position.num_embeddings, self.width), "float32")
+        return {"features": features, "length": self.preprocess.arrays()["length"]}
 
     def forward(self, content: dict[str, Tensor]) -> Float[Tensor, "n width"]:
         """Encode n sounds; time beyond the longest of the batch is not computed."""

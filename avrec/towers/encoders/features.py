@@ -55,7 +55,7 @@ class FeatureTable:
         Raises:
             UserError: rows and items do not match, a row is neither whole nor empty, or all rows are empty.
         """
-        row_N = self._by_id(items) if self.ids else np.arange(len(self.matrix))
+        row_N = np.arange(len(self.matrix)) if self.ids is None else self._by_id(items, self.ids)
         if len(row_N) != len(items):
             raise UserError(
                 f"{self.modality}.path={self.path} has {len(row_N)} rows, the catalogue {len(items)} items. Give a row "
@@ -69,10 +69,9 @@ class FeatureTable:
             )
         return FeatureRows(self, row_N, present_N)
 
-    def _by_id(self, items: list[RawItem]) -> Array:
-        assert self.ids is not None
-        given = f"{self.modality}.ids={self.ids}"
-        ids = _ids_in(self.ids, f"{self.modality}.ids")
+    def _by_id(self, items: list[RawItem], file: Path) -> Array:
+        given = f"{self.modality}.ids={file}"
+        ids = _ids_in(file, f"{self.modality}.ids")
         if len(ids) != len(self.matrix):
             raise UserError(
                 f"{given} has {len(ids)} ids, {self.path} {len(self.matrix)} rows. Give one id for each row, in order."

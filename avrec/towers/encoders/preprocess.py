@@ -55,10 +55,8 @@ class VisionPreprocess:
     def arrays(self) -> dict[str, ArraySpec]:
         """Shapes of the stored arrays."""
         slots = int(self.has_image) + self.video_frames * int(self.has_video)
-        return {
-            "frames": ArraySpec((slots, 3, self.size, self.size), "uint8"),
-            "frame_present": ArraySpec((slots,), "bool"),
-        }
+        frames = ArraySpec((slots, 3, self.size, self.size), "uint8")
+        return {"frames": frames, "frame_present": ArraySpec((slots,), "bool")}
 
     def __call__(self, decoded: Decoded) -> dict[str, Array] | None:
         """The item's slots, or None where it has neither picture nor video."""
@@ -191,11 +189,9 @@ class TextPreprocess:
         tokens = self.tokenizer(decoded.text, truncation=True, max_length=self.max_tokens)["input_ids"]
         # A text may spell the padding token out; padding stands at the end alone.
         tokens = [token for token in tokens if token != self.tokenizer.pad_token_id]
-        if not tokens:
-            return None
         stored = np.full(self.max_tokens, self.tokenizer.pad_token_id, np.int32)
         stored[: len(tokens)] = tokens
-        return {"tokens": stored}
+        return {"tokens": stored} if tokens else None
 
 
 def learn_tokenizer(texts: list[str], vocab_size: int) -> Any:
