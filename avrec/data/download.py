@@ -92,12 +92,11 @@ def _transfer(url: str, part: Path) -> None:
             return  # there is nothing beyond what is here: the checksum says whether it is the file
         raise
     with answer:
-        goes_on = answer.status == 206
-        start = have if goes_on else 0
+        start = have if answer.status == 206 else 0
         rest = answer.headers.get("Content-Length")
         total = None if rest is None else start + int(rest)
         logger.info("%s: from byte %s of %s", url, f"{start:,}", "?" if total is None else f"{total:,}")
-        with part.open("ab" if goes_on else "wb") as file, progress(part.stem, total, start, True) as advance:
+        with part.open("ab" if start else "wb") as file, progress(part.stem, total, start, True) as advance:
             while data := answer.read(CHUNK):
                 file.write(data)
                 advance(len(data))

@@ -161,7 +161,18 @@ def _frozen_store(source: ContentStore, keys: Iterable[str], frozen: FrozenLayer
 def _report_failures(
     failures: list[DecodeFailure], named: int, modality: str, max_failed_share: float, report: Path
 ) -> None:
-    _write_report(failures, modality, report)
+    """Write them, beside those of other modalities.
+
+    Raises:
+        UserError: they are too many.
+    """
+    try:
+        kept = [entry for entry in json.loads(report.read_text()) if entry["modality"] != modality]
+    except (OSError, ValueError, TypeError, KeyError):
+        kept = []
+    if failures or report.exists():
+        report.parent.mkdir(parents=True, exist_ok=True)
+        write_json(report, [*kept, *({**asdict(failure), "modality": modality} for failure in failures)])
     if not failures:
         return
     failed = len({failure.item_id for failure in failures})
@@ -175,14 +186,3 @@ def _report_failures(
             f"datamodule.prepare.max_failed_share={enough}."
         )
     logger.warning("%s; training goes on without. The first: %s. All of them: %s", found, first, report)
-
-
-def _write_report(failures: list[DecodeFailure], modality: str, report: Path) -> None:
-    try:
-        kept = [entry for entry in json.loads(report.read_text()) if entry["modality"] != modality]
-    except (OSError, ValueError, TypeError, KeyError):
-        kept = []
-    if failures or report.exists():
-        report.parent.mkdir(parents=True, exist_ok=True)
-        entries = [*kept, *({**asdict(failure), "modality": modality} for failure in failures)]
-        write_json(report, entries)

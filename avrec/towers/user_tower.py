@@ -78,8 +78,7 @@ class UserTower(Queries):
         Position q has seen the first q history items. Histories are indices into ``item_XD``: the batch's items, or the
         whole catalogue.
         """
-        history_BLD = item_XD[users.history_BL]
-        history_BQD = self.attention(history_BLD, users.history_present_BL, users.history_time_BL)
+        history_BQD = self.attention(item_XD[users.history_BL], users.history_present_BL, users.history_time_BL)
         user_BQD = self.user_table(self._known(users.user_B)).unsqueeze(1).expand_as(history_BQD)
         columns_Bc = self.columns(users).to(history_BQD.dtype)
         columns_BQc = columns_Bc.unsqueeze(1).expand(-1, history_BQD.shape[1], -1)

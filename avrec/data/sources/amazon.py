@@ -36,10 +36,8 @@ def amazon_2023(root: Path, name: str | None = None) -> Tables:
     category = meta.name.removeprefix("meta_").partition(".jsonl")[0]
     reviews = ORIGIN.need(root, "{}.jsonl", "{}.jsonl.gz", name=category)
     log = Table(pl.scan_ndjson(reviews, schema=REVIEW).rename({"parent_asin": "item_id"}), reviews)
-    joined = [
-        pl.col(column).list.join(mark)
-        for column, mark in (("features", ". "), ("description", " "), ("categories", ", "))
-    ]
+    marks = {"features": ". ", "description": " ", "categories": ", "}
+    joined = [pl.col(column).list.join(mark) for column, mark in marks.items()]
     items = pl.scan_ndjson(meta, schema=META).select("title", *joined, _image(root), item_id="parent_asin")
     return Tables(with_items_of(log, Table(items, meta)), log)
 

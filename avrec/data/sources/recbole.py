@@ -45,7 +45,10 @@ def recbole_layout(root: Path, name: str) -> Tables:
     if item is not None:
         items = _atomic(item)
         log, items = (table.renamed({"item_id": _key(items, "item_id")}) for table in (log, items))
-        items = with_items_of(log, _titled(items))
+        titles = [column for column in items.columns if column.endswith(("title", "name"))]
+        if titles and "title" not in titles:
+            items = items.renamed({"title": titles[0]})
+        items = with_items_of(log, items)
     return Tables(items, log, users)
 
 
@@ -74,8 +77,3 @@ def _atomic(path: Path) -> Table:
 def _key(table: Table, ours: str) -> str:
     """What an item or user file calls its id: by RecBole's custom its first column."""
     return ours if ours in table.columns else table.columns[0]
-
-
-def _titled(items: Table) -> Table:
-    named = [column for column in items.columns if column.endswith(("title", "name"))]
-    return items if not named or "title" in named else items.renamed({"title": named[0]})

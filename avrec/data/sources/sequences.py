@@ -40,11 +40,9 @@ def sequence_table(path: Path) -> Table:
 
 def _attributes(path: Path) -> Table:
     try:
-        attributes_of = {str(item): [f"a{n}" for n in codes] for item, codes in json.loads(path.read_text()).items()}
+        words = [(item, " ".join(f"a{n}" for n in codes)) for item, codes in json.loads(path.read_text()).items()]
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(
             f"{path} is no JSON object of items with lists of attributes ({error}). Get it anew."
         ) from error
-    words = [" ".join(attributes) for attributes in attributes_of.values()]
-    schema = {"item_id": pl.String, "attributes": pl.String}
-    return Table(pl.LazyFrame({"item_id": list(attributes_of), "attributes": words}, schema), path)
+    return Table(pl.LazyFrame(words, {"item_id": pl.String, "attributes": pl.String}, orient="row"), path)
