@@ -25,8 +25,9 @@ import polars as pl
 
 from avrec import config
 from avrec.batch import Array, RawItem, TextFields, UserError
-from avrec.data.content_store import digest, source_key, write_json
+from avrec.data.content_store import source_key
 from avrec.data.executors import EXECUTORS, Failures, Task, one_torch_thread, watched
+from avrec.data.files import digest, write_json
 from avrec.data.limits import Limits
 from avrec.data.preparation import cut, work
 from avrec.data.tables import SUFFIXES, checked_items, find_table, raw_items, scan

@@ -13,11 +13,7 @@ from avrec.data.tables import Catalogue
 
 
 class Identity:
-    """The identity modality's content: item index + 1 where the item has a training interaction, else 0.
-
-    Args:
-        trained_N: True where the item has a training interaction.
-    """
+    """The identity modality's content: item index + 1 where the item has a training interaction, else 0."""
 
     def __init__(self, trained_N: Array) -> None:
         self.present_N = np.ones(len(trained_N), bool)
@@ -29,11 +25,7 @@ class Identity:
 
 
 class ItemBatches:
-    """Makes item batches.
-
-    Args:
-        content: by modality, in the order of the item tower's.
-    """
+    """Makes item batches of the content by modality, in the order of the item tower's."""
 
     def __init__(self, content: Mapping[str, PreparedContent]) -> None:
         self.content = content
@@ -51,13 +43,7 @@ class ItemBatches:
 
 
 class UserBatches:
-    """Makes user batches.
-
-    Args:
-        catalogue: for the user columns.
-        known: users with a training interaction, True or False by user index; the others are unknown users.
-        history_length: L.
-    """
+    """Makes user batches with histories of ``history_length``; users that are not ``known`` are the unknown user."""
 
     def __init__(self, catalogue: Catalogue, known: Array, history_length: int) -> None:
         self.row = np.where(known, np.arange(1, len(known) + 1), 0)
@@ -67,14 +53,8 @@ class UserBatches:
 
     def of(self, users: Array, history_BL: Array, present_BL: Array, time_BL: Array) -> UserBatch:
         """The batch of these users with these histories."""
-        return UserBatch(
-            user_B=torch.from_numpy(self.row[users]),
-            categories_BC=torch.from_numpy(self.categories[users]),
-            numbers_BR=torch.from_numpy(self.numbers[users]),
-            history_BL=torch.from_numpy(history_BL),
-            history_present_BL=torch.from_numpy(present_BL),
-            history_time_BL=torch.from_numpy(time_BL),
-        )
+        arrays = (self.row[users], self.categories[users], self.numbers[users], history_BL, present_BL, time_BL)
+        return UserBatch(*map(torch.from_numpy, arrays))
 
     def latest(self, users: Array, history: Sequences) -> UserBatch:
         """Users with the youngest ``history_length`` items of ``history``, as catalogue indices."""
@@ -86,14 +66,7 @@ class UserBatches:
 
 
 class TrainBatches(torch.utils.data.Dataset[TrainBatch]):
-    """Makes training batches of windows; indexed by (B, 3) arrays of user, first row, row after the last.
-
-    Args:
-        sequences: the training sequences.
-        items: makes item batches.
-        users: makes user batches.
-        user_ids: for error messages.
-    """
+    """Makes training batches of windows; indexed by (B, 3) arrays of user, first row, row after the last."""
 
     def __init__(self, sequences: Sequences, items: ItemBatches, users: UserBatches, user_ids: Sequence[str]) -> None:
         self.sequences = sequences

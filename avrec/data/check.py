@@ -10,6 +10,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,6 @@ import numpy as np
 import polars as pl
 from pebble import ProcessExpired, ProcessPool
 from rich.console import Console
-from rich.progress import track
 
 from avrec import config
 from avrec.batch import DecodeFailure, DecodeRequest, RawItem, UserError
@@ -35,13 +35,14 @@ from avrec.data.findings import (
     tokens_of,
 )
 from avrec.data.limits import Limits, UnusableError
-from avrec.data.log import dates_of, roles_of, seconds_of
+from avrec.data.log import Times, dates_of, roles_of, seconds_of
 from avrec.data.media import decode, open_media
+from avrec.data.progress import progress
 from avrec.data.report import Report, quantiles, show
 from avrec.data.sources.demo import DemoSource
 from avrec.data.sources.folder import FolderSource
 from avrec.data.splits import ROLES, Splitter
-from avrec.data.tables import FILE_COLUMNS, Catalogue, Table, Tables, as_text, inside
+from avrec.data.tables import CONTENT, FILE_COLUMNS, Catalogue, Table, Tables, as_text, inside
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -60,13 +61,8 @@ def check(
     """Read a catalogue and judge it.
 
     What is impossible (a row without an id, say) is counted, and the rest judged without it. A catalogue whose report
-    has no error can be loaded.
-
-    Args:
-        source: of the catalogue.
-        splitter: is tried, too.
-        max_tokens: of the text encoder.
-        look: looks into the items' files; None: they stay closed.
+    has no error can be loaded. ``max_tokens`` is what the text encoder reads of a text; ``look`` looks into the items'
+    files.
     """
     report = Report(str(source.root))
     try:
@@ -99,8 +95,7 @@ def _describe(report: Report, catalogue: Catalogue, is_clock: bool) -> None:
     log, items = catalogue.log, catalogue.items
     report.counts = {"users": len(catalogue.user_ids), "items": len(items), "interactions": len(log)}
     kinds = [{*item.files, *(["text"] if item.text else [])} for item in items]
-    modalities = {"text": {"text"}, "vision": {"image", "video"}, "audio": {"audio", "video"}}
-    report.present = {name: sum(bool(kind & having) for having in kinds) for name, kind in modalities.items()}
+    report.present = {name: sum(not having.isdisjoint(of) for having in kinds) for name, of in CONTENT.items()}
     report.present["nothing"] = sum(not having for having in kinds)
     report.files = {kind: sum(kind in having for having in kinds) for kind in FILE_COLUMNS}
     report.distributions = {
@@ -135,46 +130,28 @@ def _try(splitter: Splitter, catalogue: Catalogue, report: Report) -> None:
 class RawTables:
     """A catalogue's tables as they are: what is wrong with their rows, and those that can stay.
 
-    Args:
-        source: of the catalogue.
-
     Raises:
         UserError: a table cannot be read, or lacks its ids' columns.
     """
 
     def __init__(self, source: FolderSource) -> None:
         self.source = source
-        self.found = source.tables()
         self.findings: list[Finding] = []
         self.notes: list[str] = []
         self.is_clock = False
-        self.items = self.users = None
-        known = None
-        if self.found.items is not None:
-            self.items = self.found.items.need(["item_id"]).collect()
-            self.items = self._named(self._paths(self.items), "items", "item_id")
-            known = as_text(self.items["item_id"])
-        self.rows = self._checked_log(self.found.interactions.need(["user_id", "item_id"]), known)
-        if self.found.users is not None:
-            self.users = self._named(self.found.users.need(["user_id"]).collect(), "users", "user_id")
-            known, active = as_text(self.users["user_id"]), as_text(self.rows["user_id"]).unique(maintain_order=True)
-            self._flag("users_without_log", ~known.is_in(active.implode()), known)
-            self._flag("log_without_users", ~active.is_in(known.implode()), active)
-            texts = [name for name, kind in self.users.schema.items() if kind == pl.String and name != "user_id"]
-            names = [name for name in texts if self.users[name].n_unique() > max(20, len(self.users) / 2)]
-            self.findings.append(judged("naming_columns", names, len(texts)))
+        found, known, users = source.tables(), None, None
+        if found.items is not None:
+            items = self._named(self._paths(found.items.need(["item_id"]).collect()), "items", "item_id")
+            known, found = as_text(items["item_id"]), replace(found, items=replace(found.items, frame=items.lazy()))
+        rows = self._checked_log(found.interactions.need(["user_id", "item_id"]), known)
+        if found.users is not None:
+            users = self._checked_users(found.users.need(["user_id"]), as_text(rows["user_id"]))
+        self.left = Tables(found.items, replace(found.interactions, frame=rows.lazy()), users)
 
     def mended(self) -> FolderSource:
         """The source, without what is impossible."""
-        frames = (self.items, self.rows, self.users)
-        tables = (self.found.items, self.found.interactions, self.found.users)
-        items, rows, users = (
-            None if frame is None or table is None else Table(frame.lazy(), table.path)
-            for frame, table in zip(frames, tables, strict=True)
-        )
-        assert rows is not None
         source = copy.copy(self.source)
-        source.layout, source.columns, source.cache_dir = lambda root: Tables(items, rows, users), {}, None
+        source.layout, source.columns, source.cache_dir = lambda root: self.left, {}, None
         return source
 
     def _flag(self, check: str, bad: pl.Series, named: pl.Series | None = None, **known: Any) -> None:
@@ -202,24 +179,34 @@ class RawTables:
         missing: list[str] = []
         named = 0
         for column in (name for name in FILE_COLUMNS if name in items.columns):
-            kept: list[str | None] = []
-            for item, name in zip(items["item_id"], as_text(items[column]), strict=True):
+            names = as_text(items[column]).to_list()
+            for row, (item, name) in enumerate(zip(items["item_id"], names, strict=True)):
                 try:
                     path = inside(root, name, column)
                 except UserError:
                     outside.append(f"{item}: {name}")
-                    name = path = None
-                kept.append(name)
+                    names[row] = path = None
                 named += path is not None
                 if path is not None and not path.is_file():
                     missing.append(f"{item}: {name}")
-            items = items.with_columns(pl.Series(column, kept, pl.String))
+            items = items.with_columns(pl.Series(column, names, pl.String))
         self.findings += [judged("outside_paths", outside, len(items)), judged("missing_files", missing, named)]
         texts = [name for name in items.columns if items[name].dtype == pl.String and name not in FILE_COLUMNS]
         texts = [name for name in texts if name != "item_id" and (self.source.text is None or name in self.source.text)]
         paths = [name for name in texts if 2 * as_text(items[name]).str.contains(MEDIA_NAME).sum() > len(items)]
         self.findings.append(judged("paths_in_text", paths, len(texts)))
         return items
+
+    def _checked_users(self, table: Table, active: pl.Series) -> Table:
+        """The users with an id of their own; ``active`` are those of the log."""
+        users, active = self._named(table.collect(), "users", "user_id"), active.unique(maintain_order=True)
+        known = as_text(users["user_id"])
+        self._flag("users_without_log", ~known.is_in(active.implode()), known)
+        self._flag("log_without_users", ~active.is_in(known.implode()), active)
+        texts = [name for name, kind in users.schema.items() if kind == pl.String and name != "user_id"]
+        names = [name for name in texts if users[name].n_unique() > max(20, len(users) / 2)]
+        self.findings.append(judged("naming_columns", names, len(texts)))
+        return replace(table, frame=users.lazy())
 
     def _checked_log(self, table: Table, known_items: pl.Series | None) -> pl.DataFrame:
         """The rows of the log that can be read."""
@@ -253,19 +240,19 @@ class RawTables:
     def _times(self, column: pl.Series) -> pl.Series:
         unit, good = self.source.time, column.is_not_null()
         try:
-            seconds, clock = seconds_of(column, unit, "timestamp")
+            times = seconds_of(column, unit, "timestamp")
         except UserError:
             number = column.cast(pl.Float64, strict=False).is_finite().fill_null(False)
             date = dates_of(column).is_not_null()
             good = date if unit == "iso" or (unit == "auto" and date.sum() > number.sum()) else number
             try:
-                seconds, clock = seconds_of(column.filter(good), unit, "timestamp")
+                times = seconds_of(column.filter(good), unit, "timestamp")
             except UserError:  # of the unit; loading says so
-                seconds, clock = np.zeros(0), ""
-        if len(seconds):
-            self.is_clock = not clock.startswith("an order")
-            span = "" if self.is_clock else f", {moment(seconds.min())} to {moment(seconds.max())}"
-            self.notes.append(f"timestamps are read as {clock}{span}")
+                times = Times(np.zeros(0), "")
+        if len(times.seconds):
+            self.is_clock = times.is_clock
+            span = "" if times.is_clock else f", {moment(times.seconds.min())} to {moment(times.seconds.max())}"
+            self.notes.append(f"timestamps are read as {times.how}{span}")
         return self._flag_rows("unreadable_times", ~good, column)
 
     def _roles(self, column: pl.Series) -> pl.Series:
@@ -313,20 +300,21 @@ def _seconds(path: Path) -> float | None:
 
 def inspect_all(items: list[RawItem], request: DecodeRequest, workers: int) -> list[MediaFacts]:
     """Items' files, opened in processes: one that kills or holds up its process costs only itself."""
-    console = Console(stderr=True)
     facts = []
     pool = ProcessPool(workers, context=multiprocessing.get_context("spawn"))
     try:
         results = pool.map(inspect, items, [request] * len(items), timeout=ITEM_SECONDS).result()
-        for item in track(items, "opening files", console=console, transient=True, disable=not console.is_terminal):
-            try:
-                facts.append(next(results))
-            except TimeoutError:
-                facts.append(_lost(item, f"takes longer than {ITEM_SECONDS} s"))
-            except ProcessExpired:
-                facts.append(_lost(item, "ends the process that reads it"))
-            except MemoryError:
-                facts.append(_lost(item, "needs too much memory"))
+        with progress("opening files", len(items)) as advance:
+            for item in items:
+                try:
+                    facts.append(next(results))
+                except TimeoutError:
+                    facts.append(_lost(item, f"takes longer than {ITEM_SECONDS} s"))
+                except ProcessExpired:
+                    facts.append(_lost(item, "ends the process that reads it"))
+                except MemoryError:
+                    facts.append(_lost(item, "needs too much memory"))
+                advance(1)
     finally:
         pool.stop()
         pool.join()
@@ -351,11 +339,7 @@ def sampled(items: list[RawItem], media: bool | int) -> list[RawItem]:
 
 
 def report_on(cfg: "DictConfig") -> None:
-    """Check what a config names; print the report, write it, and end with its status.
-
-    Raises:
-        SystemExit: always, with the report's status, or 2 after a user's mistake.
-    """
+    """Check what a config names; print the report, write it, and exit with its status, or 2 after a mistake."""
     with config.slips():
         if not isinstance(cfg.media, bool | int) or cfg.media < 0 or cfg.workers < 1:
             raise UserError(

@@ -52,10 +52,7 @@ class Cleaning:
                 raise UserError(f"data.clean.{name}={getattr(self, name)} is negative. Give 0 or more.")
 
     def __call__(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, list[Step]]:
-        """The rows that stay, in their order, and what each step did.
-
-        Args:
-            rows: columns user, item, time, feedback.
+        """The rows (user, item, time, feedback) that stay, in their order, and what each step did.
 
         Raises:
             UserError: nothing is left.
@@ -68,8 +65,8 @@ class Cleaning:
                 logger.info("%s: %s rows, %s stay", name, f"{len(rows):,}", f"{len(left):,}")
             return left
 
-        if self.min_feedback is not None:
-            rows = step(f"feedback below {self.min_feedback:g}", rows.filter(pl.col("feedback") >= self.min_feedback))
+        if (least := self.min_feedback) is not None:
+            rows = step(f"feedback below {least:g}", rows.filter(pl.col("feedback") >= least))
         rows = step("duplicates (same user, item and time)", _one_of(rows, ["user", "item", "time"], self.duplicates))
         rows = step("repeats (same user and item)", _one_of(rows, ["user", "item"], self.repeats))
         rows = step(f"{self.min_per_user}/{self.min_per_item}-core", self._core(rows))

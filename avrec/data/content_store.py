@@ -1,25 +1,25 @@
 """The content store: rows of arrays under string keys, appended in shards, read through memory maps."""
 
-import hashlib
 import json
 import logging
 import math
-import os
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from contextlib import suppress
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from avrec.batch import Array, ArraySpec, DecodeFailure, DecodeRequest, RawItem, UserError
+from avrec.data.files import digest, state_of, to_disk, write_json
 
 logger = logging.getLogger(__name__)
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 """To be part of the name of every store's folder: raise it when the layout on disk, or what is decoded, changes."""
 
 MAX_OPEN_MAPS = 256
@@ -41,20 +41,6 @@ Row = Mapping[str, Array] | None
 """One item's arrays, or None where it was tried and lacks the modality."""
 
 
-@dataclass(frozen=True)
-class Locations:
-    """Where rows lie: number of the shard and row in it; -1 where there is none."""
-
-    shard_N: Array
-    row_N: Array
-
-    def __getitem__(self, index: Array) -> "Locations":
-        return Locations(self.shard_N[index], self.row_N[index])
-
-    def __len__(self) -> int:
-        return len(self.shard_N)
-
-
 class ShardReader:
     """Gathers rows by location. Small to pickle: what a data loader's workers need of a store."""
 
@@ -68,18 +54,18 @@ class ShardReader:
         # A pickled memory map would carry its content along.
         return {**self.__dict__, "_maps": OrderedDict()}
 
-    def gather(self, locations: Locations) -> dict[str, Array]:
-        """The rows at ``locations``, in that order, by array."""
-        count = len(locations)
+    def gather(self, places_n2: Array) -> dict[str, Array]:
+        """The rows at these places (number of the shard, row in it), in that order, by array."""
+        count = len(places_n2)
         gathered = {name: np.empty((count, *spec.shape), spec.dtype) for name, spec in self.arrays.items()}
         # In the order on disk, so that a cold read goes forward only.
-        order = np.lexsort((locations.row_N, locations.shard_N))
-        ordered = locations[order]
-        shards, begins = np.unique(ordered.shard_N, return_index=True)
+        order = np.lexsort((places_n2[:, 1], places_n2[:, 0]))
+        shard_n, row_n = places_n2[order].T
+        shards, begins = np.unique(shard_n, return_index=True)
         ends = np.append(begins, count)[1:]
         for shard, begin, end in zip(shards.tolist(), begins, ends, strict=True):
             for name, out in gathered.items():
-                _copy_rows(self._map(shard, name), ordered.row_N[begin:end], out, order[begin:end])
+                _copy_rows(self._map(shard, name), row_n[begin:end], out, order[begin:end])
         return gathered
 
     def path(self, shard: str, name: str) -> Path:
@@ -107,19 +93,13 @@ def _copy_rows(source: Array, rows: Array, out: Array, positions: Array) -> None
 
 
 class PreparedModality:
-    """One modality of the whole catalogue, ready to be read. Small to pickle: rows are not carried along.
+    """One modality of the whole catalogue, ready to be read. Small to pickle: rows are not carried along."""
 
-    Args:
-        modality: its name.
-        reader: of the store that has it.
-        locations: of each catalogue item's row.
-    """
-
-    def __init__(self, modality: str, reader: ShardReader, locations: Locations) -> None:
+    def __init__(self, modality: str, reader: ShardReader, places_N2: Array) -> None:
         self.modality = modality
         self.reader = reader
-        self.locations = locations
-        self.present_N: Array = locations.shard_N >= 0
+        self.places_N2 = places_N2
+        self.present_N: Array = places_N2[:, 0] >= 0
         self._kept: dict[str, Array] | None = None
         self._place_N: Array = np.cumsum(self.present_N) - 1
 
@@ -137,15 +117,14 @@ class PreparedModality:
             lacking = indices[~self.present_N[indices]]
             raise IndexError(f"{len(lacking)} items have no {self.modality} ({lacking[:3]} ...); see present_N.")
         if self._kept is None and self._bytes() <= KEPT_BYTES:
-            self._kept = self.reader.gather(self.locations[np.flatnonzero(self.present_N)])
+            self._kept = self.reader.gather(self.places_N2[self.present_N])
         if self._kept is None:
-            return self.reader.gather(self.locations[indices])
+            return self.reader.gather(self.places_N2[indices])
         places = self._place_N[indices]
         return {name: rows.take(places, axis=0) for name, rows in self._kept.items()}
 
     def _bytes(self) -> int:
-        sizes = (math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in self.reader.arrays.values())
-        return sum(sizes) * int(self.present_N.sum())
+        return sum(map(_bytes_of, self.reader.arrays.values())) * int(self.present_N.sum())
 
 
 class ContentStore:
@@ -154,22 +133,16 @@ class ContentStore:
     On disk, beside ``spec.json``: ``shard-<unique>.<array>.npy`` with the rows, and ``shard-<unique>.json``
     with their keys, the keys that were tried and have no row, and the failures by key. A shard exists once
     its json is renamed into place, which is its last step: an interruption leaves nothing visible.
+
+    Raises:
+        UserError: the folder holds a store of other arrays.
     """
 
     def __init__(self, folder: Path, arrays: Mapping[str, ArraySpec]) -> None:
-        """Open, or begin, the store in ``folder``.
-
-        Args:
-            folder: made if it does not exist.
-            arrays: names, shapes (of one row) and dtypes of what a row holds.
-
-        Raises:
-            UserError: the folder holds a store of other arrays.
-        """
         self.folder = folder
         self.reader = ShardReader(folder, arrays)
+        self.failures: dict[str, list[DecodeFailure]] = {}
         self._index: dict[str, tuple[int, int] | None] = {}
-        self._failures: dict[str, list[DecodeFailure]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self._check_spec()
         self._remove_leftovers()
@@ -187,16 +160,9 @@ class ContentStore:
         """Whether this key has a row."""
         return self._index.get(key) is not None
 
-    @property
-    def failures(self) -> dict[str, list[DecodeFailure]]:
-        """What could not be used of each key's source."""
-        return self._failures
-
-    def locate(self, keys: Sequence[str]) -> Locations:
-        """Where the rows of ``keys`` lie; (-1, -1) for keys without one."""
-        found = [self._index.get(key) or (-1, -1) for key in keys]
-        pairs = np.array(found, np.int64).reshape(len(keys), 2)
-        return Locations(np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]))
+    def locate(self, keys: Sequence[str]) -> Array:
+        """Where the rows of ``keys`` lie, (n, 2) int64: number of the shard, row in it; -1 for keys without one."""
+        return np.array([self._index.get(key) or (-1, -1) for key in keys], np.int64).reshape(len(keys), 2)
 
     def read(self, keys: Sequence[str]) -> dict[str, Array]:
         """The rows of ``keys``, in that order, by array.
@@ -234,29 +200,24 @@ class ContentStore:
         self._index.update((key, None) for key in described["absent"] if not self.has_content(key))
         self._index.update((key, (number, row)) for row, key in enumerate(described["keys"]))
         for key, found in described["failures"].items():
-            self._failures[key] = [DecodeFailure(*values) for values in found]
+            self.failures[key] = [DecodeFailure(*values) for values in found]
 
     def _check_files(self, shard: str, count: int) -> None:
         for name, spec in self.reader.arrays.items() if count else ():
-            needed = count * int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
             path = self.reader.path(shard, name)
-            if path.stat().st_size < needed:
+            if path.stat().st_size < count * _bytes_of(spec):
                 raise ValueError(f"{path.name} is shorter than its {count} rows")
 
     def _check_spec(self) -> None:
         path = self.folder / "spec.json"
-        asked = {
-            name: {"shape": list(spec.shape), "dtype": np.dtype(spec.dtype).name}
-            for name, spec in self.reader.arrays.items()
-        }
+        specs = self.reader.arrays.items()
+        asked = ", ".join(f"{name} {np.dtype(spec.dtype).name} {tuple(spec.shape)}" for name, spec in specs)
         if not path.exists():
             write_json(path, asked)
-            return
-        stored = json.loads(path.read_text())
-        if stored != asked:
+        elif (stored := json.loads(path.read_text())) != asked:
             raise UserError(
-                f"The content store in {self.folder} holds {_listed(stored)}, but {_listed(asked)} is asked for. "
-                "Let settings() of the preprocess contain all that determines its output, or remove that folder."
+                f"The content store in {self.folder} holds {stored}, but {asked} is asked for. Let settings() of the "
+                "preprocess contain all that determines its output, or remove that folder."
             )
 
     def _remove_leftovers(self) -> None:
@@ -264,24 +225,15 @@ class ContentStore:
         visible = {path.stem for path in self.folder.glob("shard-*.json")}
         unfinished = [p for p in self.folder.glob("shard-*.npy") if p.name.split(".")[0] not in visible]
         for path in [*unfinished, *self.folder.glob("*.tmp")]:
-            # Another process may be removing the same leftovers.
-            try:
+            with suppress(FileNotFoundError):  # another process may be removing the same leftovers
                 if path.stat().st_mtime < oldest:
                     path.unlink()
-            except FileNotFoundError:
-                continue
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON of ``value``."""
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def source_key(item: RawItem, request: DecodeRequest) -> str:
     """A hash of all of the source that determines the row; empty where the item names no such source."""
     text = item.text if request.text else None
-    files = {kind: _file_state(path) for kind, path in sources_of(item, request).items()}
+    files = {kind: state_of(path) for kind, path in sources_of(item, request).items()}
     return digest([text, files])[:32] if text is not None or files else ""
 
 
@@ -296,27 +248,16 @@ def sources_of(item: RawItem, request: DecodeRequest) -> dict[str, Path]:
     return {kind: path for kind, path in item.files.items() if kind in kinds}
 
 
-def _file_state(path: Path) -> list[Any]:
-    try:
-        state = path.stat()
-    except OSError:
-        return [str(path), "missing"]
-    return [str(path), state.st_size, state.st_mtime_ns]
-
-
 def write_shard(
     folder: Path,
     arrays: Mapping[str, ArraySpec],
     rows: Sequence[tuple[str, Row]],
     failures: Mapping[str, list[DecodeFailure]],
 ) -> str:
-    """Append rows to the store in ``folder`` as one shard, and give the shard's name.
+    """Append rows (None where the item lacks the modality) to a store that was opened before, as one shard.
 
-    Args:
-        folder: of a store that has been opened before.
-        arrays: names, shapes (of one row) and dtypes of what a row holds.
-        rows: keys with their arrays, or with None where the item lacks the modality.
-        failures: by key, what could not be used of its source.
+    Returns:
+        The shard's name.
 
     Raises:
         ValueError: a row's arrays are not as declared.
@@ -326,7 +267,7 @@ def write_shard(
     for name in arrays if full else ():
         with (folder / f"{shard}.{name}.npy").open("wb") as file:
             np.save(file, np.stack([row[name] for _, row in full]))
-            _to_disk(file)
+            to_disk(file)
     described = {
         "keys": [key for key, _ in full],
         "absent": [key for key, row in rows if row is None],
@@ -338,8 +279,13 @@ def write_shard(
 
 def shard_size(count: int, arrays: Mapping[str, ArraySpec], smallest: int) -> int:
     """How many of ``count`` rows to write as one shard: a large catalogue should have a few hundred shards."""
-    row_bytes = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in arrays.values())
+    row_bytes = sum(map(_bytes_of, arrays.values()))
     return max(smallest, min(SHARD_BYTES // max(1, row_bytes), math.ceil(count / 256)))
+
+
+def _bytes_of(spec: ArraySpec) -> int:
+    """Of one row."""
+    return math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
 
 
 def _checked(key: str, row: Mapping[str, Array], arrays: Mapping[str, ArraySpec]) -> dict[str, Array]:
@@ -354,21 +300,3 @@ def _checked(key: str, row: Mapping[str, Array], arrays: Mapping[str, ArraySpec]
                 "arrays() has to state what the call returns."
             )
     return values
-
-
-def _listed(arrays: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {spec['dtype']} {tuple(spec['shape'])}" for name, spec in arrays.items())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file so that it is there whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file)
-        _to_disk(file)
-    os.replace(temporary, path)
-
-
-def _to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())

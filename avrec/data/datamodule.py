@@ -11,13 +11,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from avrec.batch import (
+    Array,
     ContentTable,
     FrozenLayers,
     ItemBatch,
     PreparedContent,
     Preprocess,
     RankingTask,
-    RawItem,
     UserBatch,
     UserError,
 )
@@ -64,13 +64,10 @@ class TwoTowerData(pl.LightningDataModule):
         loader_workers: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("users_per_batch", users_per_batch, 1),
-            ("history_length", history_length, 1),
-            ("loader_workers", loader_workers, 0),
-        ):
-            if value < least:
-                raise UserError(f"datamodule.{name}={value} is not possible. Give a number of at least {least}.")
+        least = {"users_per_batch": 1, "history_length": 1, "loader_workers": 0}
+        for name, value in zip(least, (users_per_batch, history_length, loader_workers), strict=True):
+            if value < least[name]:
+                raise UserError(f"datamodule.{name}={value} is not possible. Give a number of at least {least[name]}.")
         self.catalogue = catalogue
         self.prepare = prepare
         self.users_per_batch = users_per_batch
@@ -116,13 +113,10 @@ class TwoTowerData(pl.LightningDataModule):
                 elif isinstance(preprocess, ContentTable):
                     content[modality] = preprocess.rows_of(self.catalogue.items)
                 else:
-                    preprocess.fit(self._items_to_learn_from())
+                    # A tokenizer, say, is learned from the items of the training rows: no held-out or later one.
+                    preprocess.fit([self.catalogue.items[n] for n in np.flatnonzero(self.trained_N)])
                     content[modality] = self.prepare(self.catalogue.items, preprocess, frozen=frozen)
             self.items = ItemBatches(content)
-
-    def _items_to_learn_from(self) -> list[RawItem]:
-        """What a tokenizer, say, may be learned from: the items of the training rows, no held-out or later one."""
-        return [item for item, trained in zip(self.catalogue.items, self.trained_N, strict=True) if trained]
 
     def setup(self, stage: str | None = None) -> None:
         """Open what is prepared, in every process."""
@@ -131,13 +125,9 @@ class TwoTowerData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Windows of the training sequences."""
         assert self.items is not None
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = WindowSampler(
-            self.train_sequences,
-            self.history_length,
-            self.users_per_batch,
-            self.seed,
-            self.trainer.global_rank if self.trainer else 0,
-            self.trainer.world_size if self.trainer else 1,
+            self.train_sequences, self.history_length, self.users_per_batch, self.seed, rank, world_size
         )
         batches = TrainBatches(self.train_sequences, self.items, self.users, self.catalogue.user_ids)
         self.loader = ResumableLoader(batches, sampler, self.loader_workers)
@@ -157,10 +147,8 @@ class TwoTowerData(pl.LightningDataModule):
         found = hashlib.sha256(names.encode())
         for array in (sequences.starts, sequences.item):
             found.update(array.tobytes())
-        order = (
-            f"datamodule.users_per_batch={self.users_per_batch} history_length={self.history_length} seed={self.seed}"
-        )
-        return {"catalogue": found.hexdigest()[:16], "order": order}
+        order = f"users_per_batch={self.users_per_batch} history_length={self.history_length} seed={self.seed}"
+        return {"catalogue": found.hexdigest()[:16], "order": f"datamodule.{order}"}
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the order of windows, and of what."""
@@ -182,14 +170,12 @@ class TwoTowerData(pl.LightningDataModule):
 
     def ranking_loaders(self, which: str) -> list[DataLoader[Any]]:
         """The catalogue, then the users of a split."""
-        return [_loader(batches) for batches in (self.item_batches(), self.user_batches(which))]
+        return [self.item_batches(), self.user_batches(which)]
 
-    def item_batches(self) -> "Chunks":
+    def item_batches(self) -> DataLoader[Any]:
         """The whole catalogue in order."""
         assert self.items is not None
-        items = self.items
-        index_N = np.arange(len(self.catalogue.items))
-        return Chunks(len(index_N), self.ITEMS_PER_BATCH, lambda part: items(index_N[part]))
+        return _in_order(np.arange(len(self.catalogue.items)), self.ITEMS_PER_BATCH, self.items)
 
     def unfrozen_item_batches(self) -> "Chunks":
         """The whole catalogue in order, its content as it is before any frozen layers."""
@@ -207,10 +193,10 @@ class TwoTowerData(pl.LightningDataModule):
         drawn = np.random.default_rng(self.seed).permutation(trained)[: self.ITEMS_PER_BATCH]
         return self.items(np.sort(drawn))
 
-    def user_batches(self, which: str) -> "Chunks":
+    def user_batches(self, which: str) -> DataLoader[Any]:
         """The users of a task, with the histories that the task allows."""
-        task, history = self.tasks[which], self.known(which)
-        return Chunks(len(task), self.USERS_PER_BATCH, lambda part: self.users.latest(task.user_index_E[part], history))
+        users_E, history = self.tasks[which].user_index_E, self.known(which)
+        return _in_order(users_E, self.USERS_PER_BATCH, lambda users_B: self.users.latest(users_B, history))
 
     def known(self, which: str) -> Sequences:
         """Every user's history when the rankings of a split are asked for."""
@@ -220,47 +206,18 @@ class TwoTowerData(pl.LightningDataModule):
         return Sequences.of(self.catalogue.log, keep, len(self.catalogue.user_ids))
 
 
-class Chunks(torch.utils.data.Dataset[ItemBatch | UserBatch]):
-    """A sequence of batches made on demand."""
-
-    def __init__(self, total: int, size: int, make: Callable[[slice], ItemBatch | UserBatch]) -> None:
-        self.total = total
-        self.size = size
-        self.make = make
-
-    def __len__(self) -> int:
-        return -(-self.total // self.size)
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self[number] for number in range(len(self)))
-
-    def __getitem__(self, number: int) -> ItemBatch | UserBatch:
-        return self.make(slice(number * self.size, min(self.total, (number + 1) * self.size)))
-
-
-def _loader(batches: Chunks) -> DataLoader[Any]:
+def _in_order(index: Array, size: int, make: Callable[[Array], ItemBatch | UserBatch]) -> DataLoader[Any]:
+    """Batches made of ``size`` indices each."""
     # A generator of its own: by default, each pass over a loader draws from the one that dropout uses.
-    return DataLoader(batches, batch_size=None, generator=torch.Generator())
+    own = torch.Generator()
+    return DataLoader(index, size, collate_fn=lambda part: make(np.array(part)), generator=own)  # type: ignore[arg-type]
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A data loader whose place in the order goes into the checkpoint.
-
-    Args:
-        batches: indexed by what the sampler yields.
-        sampler: makes each epoch's order.
-        workers: processes.
-    """
+    """A data loader whose place in the order goes into the checkpoint."""
 
     def __init__(self, batches: TrainBatches, sampler: WindowSampler, workers: int) -> None:
-        super().__init__(
-            batches,
-            batch_size=None,
-            sampler=sampler,
-            num_workers=workers,
-            persistent_workers=False,
-            generator=torch.Generator(),
-        )
+        super().__init__(batches, batch_size=None, sampler=sampler, num_workers=workers, generator=torch.Generator())
         self.windows = sampler
         self.used = 0
 

@@ -9,10 +9,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
 from avrec.batch import UserError
+from avrec.data.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -22,18 +20,10 @@ TIMEOUT = 60
 
 
 def fetch(url: str, target: Path, sha256: str) -> Path:
-    """The file at ``url`` as ``target``; nothing is fetched where it is there already.
+    """The file at ``url`` as ``target``, which is returned; nothing is fetched where it is there already.
 
     What has arrived lies beside it as ``NAME.part``; after an interruption the next call goes on from there (HTTP
-    Range), and the name is given only to a file with the right checksum.
-
-    Args:
-        url: its address.
-        target: where it goes.
-        sha256: of the file, hexadecimal.
-
-    Returns:
-        ``target``.
+    Range), and the name is given only to a file with the right SHA-256, hexadecimal.
 
     Raises:
         UserError: no such address, an interruption, or another checksum.
@@ -72,13 +62,9 @@ def fetch(url: str, target: Path, sha256: str) -> Path:
 
 
 def fetch_members(url: str, folder: Path, sha256: str, names: Sequence[str]) -> None:
-    """Files out of a zip at ``url``, straight into ``folder`` whatever folder they have in the zip.
+    """The files ``names`` out of a zip, straight into ``folder`` whatever folder they have in the zip.
 
-    Args:
-        url: the zip's address.
-        folder: where the zip and its files go.
-        sha256: of the zip, hexadecimal.
-        names: the files; nothing is fetched where all are there.
+    The zip is kept beside them; nothing is fetched where all of them are there.
 
     Raises:
         UserError: see ``fetch``; or the zip lacks a file.
@@ -106,24 +92,16 @@ def _transfer(url: str, part: Path) -> None:
             return  # there is nothing beyond what is here: the checksum says whether it is the file
         raise
     with answer:
-        goes_on = answer.status == 206
-        start = have if goes_on else 0
+        start = have if answer.status == 206 else 0
         rest = answer.headers.get("Content-Length")
         total = None if rest is None else start + int(rest)
         logger.info("%s: from byte %s of %s", url, f"{start:,}", "?" if total is None else f"{total:,}")
-        with part.open("ab" if goes_on else "wb") as file, _bar() as bar:
-            task = bar.add_task(part.stem, total=total, completed=start)
+        with part.open("ab" if start else "wb") as file, progress(part.stem, total, start, True) as advance:
             while data := answer.read(CHUNK):
                 file.write(data)
-                bar.advance(task, len(data))
+                advance(len(data))
     if total is not None and part.stat().st_size < total:
         raise ConnectionError(f"the connection ended {total - part.stat().st_size:,} bytes too early")
-
-
-def _bar() -> Progress:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _sha256(path: Path) -> str:

@@ -64,12 +64,8 @@ class StoreJob:
     def __call__(self, task: Task, journal: Path | None = None) -> Failures:
         """Write a task's items as one shard.
 
-        Args:
-            task: the items.
-            journal: in a worker process, the file that says which item it was at when it died.
-
-        Returns:
-            Failures of the preprocess itself: not stored, since mending its code should be enough.
+        In a worker process, ``journal`` is the file that says which item it was at when it died. Failures of the
+        preprocess itself are returned and not stored, since mending its code should be enough.
         """
         rows: list[tuple[str, Row]] = []
         stored: Failures = {}
@@ -108,15 +104,15 @@ class StoreJob:
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
     """The same sums in the same order everywhere, and workers are the parallelism; nothing without torch."""
-    torch = sys.modules.get("torch")
-    threads = torch.get_num_threads() if torch else 0
-    if torch:
-        torch.set_num_threads(1)
+    if (torch := sys.modules.get("torch")) is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         yield
     finally:
-        if torch:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
 
 
 @contextmanager
@@ -187,11 +183,7 @@ def local(workers: int) -> Iterator[Executor]:
 
 @contextmanager
 def on_ray(workers: int) -> Iterator[Executor]:
-    """Tasks on the Ray cluster that runs (or RAY_ADDRESS names), else on one started here with ``workers`` CPUs.
-
-    Raises:
-        UserError: Ray is not installed.
-    """
+    """Tasks on the Ray cluster that runs (or RAY_ADDRESS names), else on one started here with ``workers`` CPUs."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -241,16 +233,7 @@ EXECUTORS: dict[str, Callable[[int], AbstractContextManager[Executor]]] = {"loca
 
 
 def run(job: Job, tasks: list[Task], executor: Executor, advance: Callable[[int], None]) -> Failures:
-    """Do all tasks, and those again, without the item, whose process an item killed.
-
-    Args:
-        job: what is to be done.
-        tasks: with what.
-        executor: where.
-        advance: called with the number of items just finished.
-
-    Returns:
-        The failures of the preprocess itself.
+    """Do all tasks, and those again, without the item, whose process an item killed; as ``Job`` otherwise.
 
     Raises:
         BrokenProcessPool: no worker process could start.

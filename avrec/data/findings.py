@@ -28,7 +28,7 @@ class Check(NamedTuple):
     Attributes:
         verdict: ``error`` (loading or training refuses it) or ``warning`` (it costs quality).
         tolerated: share up to which an error is a warning only, and a warning is fine.
-        what: a plural, to be counted. Braces hold what is known only when it is found.
+        what: a plural, to be counted; in it and in the advice, braces hold what is known only when it is found.
         advice: what to do.
     """
 
@@ -117,17 +117,7 @@ CHECKS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One check's outcome.
-
-    Attributes:
-        check: its name in ``CHECKS``.
-        verdict: ``error``, ``warning`` or ``fine``.
-        what: was counted.
-        count: how many there are.
-        of: how many there could be.
-        examples: a few of them.
-        advice: what to do.
-    """
+    """The outcome of a check of ``CHECKS``: what was counted, how many there are of how many, and a few of them."""
 
     check: str
     verdict: str
@@ -139,14 +129,7 @@ class Finding:
 
 
 def judged(check: str, bad: Sequence[Any], of: int, count: int | None = None, **known: Any) -> Finding:
-    """The outcome of a check.
-
-    Args:
-        check: its name in ``CHECKS``.
-        bad: what it found.
-        of: how much there could have been.
-        count: how much it found, where ``bad`` holds examples only.
-        known: fills the braces of the check's texts.
+    """The outcome of a check that found ``bad``, or ``count`` of which these are examples.
 
     >>> judged("missing_text", ["i7"], 10).verdict, judged("missing_text", [], 10).verdict
     ('warning', 'fine')
@@ -169,13 +152,7 @@ def flagged(check: str, bad: Array, name: Callable[[int], Any], **known: Any) ->
 
 
 def log_findings(catalogue: Catalogue, repeats_kept: bool, feedback: str | None) -> list[Finding]:
-    """Of histories and weights, as cleaning leaves them.
-
-    Args:
-        catalogue: whose log it is.
-        repeats_kept: cleaning keeps a user's several interactions with one item.
-        feedback: the column that weights come from.
-    """
+    """Of histories and weights, as cleaning leaves them; ``feedback`` is the column that weights come from."""
     log = catalogue.log
     length_B = np.bincount(log.user, minlength=len(catalogue.user_ids))
     findings = [flagged("short_histories", length_B < 3, catalogue.user_ids.__getitem__)]
@@ -202,13 +179,10 @@ def item_findings(catalogue: Catalogue, max_tokens: int | None) -> list[Finding]
     findings = [flagged(check, bad_N, named) for check, bad_N in checks.items()]
     texts = [item.text or "" for item in items]
     if any(texts):
-        first: dict[str, int] = {}
-        first_N = [first.setdefault(text, n) for n, text in enumerate(texts)]
-        same_N = np.array(
-            [text != "" and n != first for n, (text, first) in enumerate(zip(texts, first_N, strict=True))]
-        )
+        first = {text: n for n, text in reversed([*enumerate(texts)])}
+        same_N = np.array([text != "" and first[text] < n for n, text in enumerate(texts)])
         findings.append(flagged("missing_text", np.array([not text for text in texts]), named))
-        findings.append(flagged("same_text", same_N, lambda n: f"{named(n)} = {items[first_N[n]].item_id}"))
+        findings.append(flagged("same_text", same_N, lambda n: f"{named(n)} = {items[first[texts[n]]].item_id}"))
         if max_tokens:
             long_N = np.array([tokens_of(text) > max_tokens for text in texts])
             findings.append(flagged("long_text", long_N, named, tokens=max_tokens))
@@ -221,13 +195,7 @@ def tokens_of(text: str) -> float:
 
 
 def time_findings(catalogue: Catalogue, is_clock: bool, now: float) -> list[Finding]:
-    """Of times that cannot be, or that say less than they seem to.
-
-    Args:
-        catalogue: with a log that has times.
-        is_clock: times are Unix seconds; else only their order counts.
-        now: Unix seconds.
-    """
+    """Of times that cannot be, or that say less than they seem to; ``now`` is in Unix seconds."""
     log = catalogue.log
     tie_W = np.zeros(len(log), bool)
     tie_W[1:] = (np.diff(log.user) == 0) & (np.diff(log.time) == 0)
@@ -288,16 +256,16 @@ def media_findings(facts: list[MediaFacts], root: Path) -> list[Finding]:
         reasons = (f"{failure.path.removeprefix(f'{root}/')} {failure.reason}" for failure in facts[n].failures)
         return f"{facts[n].item_id}: {'; '.join(reasons)}"
 
-    first: dict[int | None, str] = {None: ""}
-    original = [first.setdefault(fact.picture, fact.item_id) for fact in facts]
-    same = [f"{f.item_id} = {other}" for f, other in zip(facts, original, strict=True) if other not in ("", f.item_id)]
+    pictured = [fact for fact in facts if fact.picture is not None]
+    first = {fact.picture: fact.item_id for fact in reversed(pictured)}
+    same = [f"{fact.item_id} = {first[fact.picture]}" for fact in pictured if first[fact.picture] != fact.item_id]
     timed = [(fact.item_id, fact.seconds) for fact in facts if fact.seconds is not None]
     short = [f"{item} ({seconds:.2f} s)" for item, seconds in timed if seconds < SHORT_SECONDS]
     long = [f"{item} ({seconds / 60:.0f} min)" for item, seconds in timed if seconds > LONG_SECONDS]
     return [
         flagged("broken_files", np.array([bool(fact.failures) for fact in facts]), why),
         judged("flat_pictures", [fact.item_id for fact in facts if fact.flat], len(facts)),
-        judged("same_picture", same, sum(fact.picture is not None for fact in facts)),
+        judged("same_picture", same, len(pictured)),
         judged("silence", [fact.item_id for fact in facts if fact.silent], len(facts)),
         judged("short_media", short, len(timed)),
         judged("long_media", long, len(timed)),

@@ -37,21 +37,13 @@ class Limits:
                 raise UserError(f"datamodule.prepare.limits.{limit.name}={value} is not possible. Give more than 0.")
 
     def check(self, name: str, value: float, what: str) -> None:
-        """Refuse ``what`` where ``value`` is above the limit ``name``.
-
-        Raises:
-            UnusableError: it is.
-        """
+        """Refuse ``what`` with an ``UnusableError`` where ``value`` is above the limit ``name``."""
         limit = getattr(self, name)
         if value > limit:
             raise UnusableError(f"{what}: at most {limit:,} by datamodule.prepare.limits.{name}")
 
     def check_size(self, width: int, height: int) -> None:
-        """Refuse a picture or frame of this size where it has no pixels or too many.
-
-        Raises:
-            UnusableError: it has.
-        """
+        """Refuse a picture or frame with no pixels or too many with an ``UnusableError``."""
         if width < 1 or height < 1:
             raise UnusableError("states no width and height")
         self.check("pixels", width * height, f"is too large: {width} x {height} pixels")

@@ -2,20 +2,19 @@
 
 import json
 import logging
-import shutil
-import uuid
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from avrec.batch import Array, UserError
 from avrec.data.cleaning import Cleaning, Step
-from avrec.data.content_store import write_json
+from avrec.data.files import whole_folder, write_json
 from avrec.data.splits import TEST, TRAIN, VAL
-from avrec.data.tables import Interactions, Table, check_not_empty, ids_of, numbers_of
+from avrec.data.tables import Interactions, Table, check_not_empty, ids_of, numbers_of, refuse_rows
 
 logger = logging.getLogger(__name__)
 
@@ -109,16 +108,13 @@ class Log:
 
     def save(self, folder: Path) -> None:
         """Write it as one folder, whole or not at all."""
-        partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-        partial.mkdir(parents=True)
-        self.rows.write_parquet(partial / "rows.parquet")
-        pl.DataFrame({"user_id": self.user_ids}).write_parquet(partial / "users.parquet")
-        pl.DataFrame({"kept": self.kept_N}).write_parquet(partial / "items.parquet")
-        write_json(partial / "log.json", {"has_time": self.has_time, "steps": [asdict(step) for step in self.steps]})
-        try:
-            partial.rename(folder)
-        except OSError:  # another run was first; its log is the same
-            shutil.rmtree(partial)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with whole_folder(folder) as partial:
+            self.rows.write_parquet(partial / "rows.parquet")
+            pl.DataFrame({"user_id": self.user_ids}).write_parquet(partial / "users.parquet")
+            pl.DataFrame({"kept": self.kept_N}).write_parquet(partial / "items.parquet")
+            about = {"has_time": self.has_time, "steps": [asdict(step) for step in self.steps]}
+            write_json(partial / "log.json", about)
 
     @classmethod
     def load(cls, folder: Path) -> "Log | None":
@@ -136,7 +132,7 @@ def read_log(table: Table, item_ids: list[str], feedback: str | None, time: str 
     """Read the interactions; of each row only what is needed is ever in memory.
 
     Args:
-        table: ``user_id``, ``item_id`` and maybe ``timestamp`` and a feedback column.
+        table: ``user_id``, ``item_id`` and maybe ``timestamp``, ``split`` and a feedback column.
         item_ids: of the catalogue.
         feedback: name of the feedback column.
         time: how timestamps are read, see ``seconds_of``.
@@ -158,8 +154,9 @@ def read_log(table: Table, item_ids: list[str], feedback: str | None, time: str 
     columns: dict[str, Array] = {"user": _index(users, user_ids, table.path), "item": item}
     has_time = "timestamp" in rows.columns
     if has_time:
-        columns["time"], clock = seconds_of(rows["timestamp"], time, f"{table.path}: column timestamp")
-        logger.info("%s: timestamps are read as %s", table.path, clock)
+        times = seconds_of(rows["timestamp"], time, f"{table.path}: column timestamp")
+        columns["time"] = times.seconds
+        logger.info("%s: timestamps are read as %s", table.path, times.how)
     else:
         columns["time"] = np.arange(len(rows), dtype=np.float64)
         logger.info("%s has no timestamp column: the order of its rows is taken as the order of time", table.path)
@@ -168,24 +165,15 @@ def read_log(table: Table, item_ids: list[str], feedback: str | None, time: str 
         advice = "Mend it, or train without data.feedback."
         columns["feedback"] = numbers_of(rows[feedback], f"{table.path}: feedback column {feedback}", advice)
     if "split" in rows.columns:
-        columns["role"] = _roles(rows["split"], table.path)
+        role, must = roles_of(rows["split"]), f"{table.path}: column split must hold one of {', '.join(ROLE_NAMES)}"
+        refuse_rows(role.is_null(), rows["split"], must, "Mend it, or remove the column.")
+        columns["role"] = role.to_numpy().astype(np.int8)
     return Log(user_ids, pl.DataFrame(columns), has_time, np.ones(len(item_ids), bool), [])
 
 
 def roles_of(names: pl.Series) -> pl.Series:
     """TRAIN, VAL or TEST by name; null where it is none of ``ROLE_NAMES``."""
     return names.cast(pl.String).str.strip_chars().str.to_lowercase().replace_strict(ROLE_NAMES, default=None)
-
-
-def _roles(names: pl.Series, path: Path) -> Array:
-    role = roles_of(names)
-    if role.has_nulls():
-        row = int(role.is_null().arg_true()[0])
-        raise UserError(
-            f"{path}: column split must hold one of {', '.join(ROLE_NAMES)} in every row; row {row + 1} has "
-            f"{names[row]!r}. Mend it, or remove the column."
-        )
-    return role.to_numpy().astype(np.int8)
 
 
 def _index(ids: pl.Series, known: list[str], path: Path) -> Array:
@@ -200,7 +188,15 @@ def _index(ids: pl.Series, known: list[str], path: Path) -> Array:
     return number.to_numpy()
 
 
-def seconds_of(column: pl.Series, time: str, what: str) -> tuple[Array, str]:
+class Times(NamedTuple):
+    """Times (Unix seconds, or of no clock any numbers that grow; float64), how they were read, and if as a clock's."""
+
+    seconds: Array
+    how: str
+    is_clock: bool = True
+
+
+def seconds_of(column: pl.Series, time: str, what: str) -> Times:
     """Times in Unix seconds, and how they were read.
 
     Args:
@@ -215,20 +211,20 @@ def seconds_of(column: pl.Series, time: str, what: str) -> tuple[Array, str]:
     if time not in TIMES:
         raise UserError(f"data.time={time} is not known. Give one of {', '.join(TIMES)}.")
     if column.dtype in (pl.Date, pl.Datetime):
-        return _seconds_of_dates(column.cast(pl.Datetime("us")), column, what), "dates"
+        return Times(_seconds_of_dates(column.cast(pl.Datetime("us")), column, what), "dates")
     sample = column.drop_nulls().head(1000)
     words = column.dtype == pl.String and 2 * sample.cast(pl.Float64, strict=False).null_count() > len(sample)
     if time == "iso" or (time == "auto" and words):
-        dates = dates_of(column)
-        return _seconds_of_dates(dates, column, what), f"ISO 8601, {_span(dates.dt.epoch('us').to_numpy() / 1e6)}"
+        seconds = _seconds_of_dates(dates_of(column), column, what)
+        return Times(seconds, f"ISO 8601, {_span(seconds)}")
     value = numbers_of(column, what, "Convert it to Unix seconds or ISO 8601, or remove the column.")
     if time == "auto":
         size = float(np.median(np.abs(value)))
         # 1e8 seconds is in 1973, 1e11 in 5138; the same digits in finer units are as far apart.
         time = next((unit for unit, per in reversed(UNITS.items()) if size >= 1e8 * per), "order")
     if time == "order":
-        return value, "an order without a unit (data.time=s, ms, us or ns says otherwise)"
-    return value / UNITS[time], f"Unix time in {time}, {_span(value / UNITS[time])} (data.time says otherwise)"
+        return Times(value, "an order without a unit (data.time=s, ms, us or ns says otherwise)", is_clock=False)
+    return Times(value / UNITS[time], f"Unix time in {time}, {_span(value / UNITS[time])} (data.time says otherwise)")
 
 
 def dates_of(column: pl.Series) -> pl.Series:
@@ -237,12 +233,8 @@ def dates_of(column: pl.Series) -> pl.Series:
 
 
 def _seconds_of_dates(dates: pl.Series, column: pl.Series, what: str) -> Array:
-    if dates.has_nulls():
-        row = int(dates.is_null().arg_true()[0])
-        raise UserError(
-            f"{what} must hold a number or an ISO 8601 time in every row; {dates.null_count()} rows do not, the first "
-            f"is row {row + 1} with {column[row]!r}. Convert it, or remove the column."
-        )
+    must, advice = f"{what} must hold a number or an ISO 8601 time", "Convert it, or remove the column."
+    refuse_rows(dates.is_null(), column, must, advice)
     return dates.dt.epoch("us").to_numpy() / 1e6
 
 

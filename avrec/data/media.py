@@ -6,9 +6,9 @@ memory is bounded by what is asked of it and not by what its owner's camera can 
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import av.logging
@@ -55,17 +55,27 @@ def decode(item: RawItem, request: DecodeRequest, limits: Limits | None = None) 
     the same. Broken packets inside a file are passed over, as players do. A video without a sound track
     simply has no sound. An animated picture (GIF, WebP, PNG, AVIF) is a video, too: where ``video`` names it,
     and where ``image`` does and there is no video. A still picture named by ``video`` is a video of one frame.
-
-    Args:
-        item: what the owner has.
-        request: what to decode; nothing else is opened.
-        limits: what a file may cost; by default, those that ``Limits`` states.
     """
     limits = limits or Limits()
     decoded = Decoded(text=item.text if request.text else None)
 
     def attempt(path: Path | None, read: Callable[[Path], Array | None]) -> Array | None:
-        return None if path is None else _attempt(item.item_id, path, read, decoded.failures)
+        reason = None if path is None else _unusable(path)
+        if path is not None and reason is None:
+            try:
+                return read(path)
+            except UnusableError as error:
+                reason = str(error)
+            except UnidentifiedImageError:
+                reason = "is not a picture of a known format"
+            # A broken file makes decoders raise nearly anything (SyntaxError, struct.error, MemoryError, ...).
+            except Exception as error:
+                text = getattr(error, "strerror", None) or str(error)
+                reason = f"cannot be decoded ({text or type(error).__name__})"
+        failure = DecodeFailure(item.item_id, str(path), reason or "")
+        if reason is not None and failure not in decoded.failures:
+            decoded.failures.append(failure)
+        return None
 
     if request.image:
         decoded.image = attempt(item.image, lambda path: picture(path, limits))
@@ -78,37 +88,12 @@ def decode(item: RawItem, request: DecodeRequest, limits: Limits | None = None) 
     return decoded
 
 
-def _attempt(
-    item_id: str, path: Path, read: Callable[[Path], Array | None], failures: list[DecodeFailure]
-) -> Array | None:
-    try:
-        _check_file(path)
-        return read(path)
-    except UnusableError as error:
-        reason = str(error)
-    except UnidentifiedImageError:
-        reason = "is not a picture of a known format"
-    # A broken file makes decoders raise nearly anything (SyntaxError, struct.error, MemoryError, ...).
-    except Exception as error:
-        reason = f"cannot be decoded ({_described(error)})"
-    failure = DecodeFailure(item_id, str(path), reason)
-    if failure not in failures:
-        failures.append(failure)
-    return None
-
-
-def _check_file(path: Path) -> None:
+def _unusable(path: Path) -> str | None:
     if not path.exists():
-        raise UnusableError("does not exist")
+        return "does not exist"
     if not path.is_file():
-        raise UnusableError("is not a file")
-    if path.stat().st_size == 0:
-        raise UnusableError("is empty")
-
-
-def _described(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    return text or type(error).__name__
+        return "is not a file"
+    return "is empty" if path.stat().st_size == 0 else None
 
 
 def open_media(path: Path) -> InputContainer:
@@ -164,14 +149,12 @@ def _video(path: Path, count: int, limits: Limits) -> Array:
         short = span.length <= FULL_DECODE_SECONDS or 0 < stream.frames <= FULL_DECODE_FRAMES
         playhead = _Playhead(container, stream, span.start, limits, seeking=span.stamped and not short)
         pictures: list[Array] = []
-        size: tuple[int, int] | None = None
+        size = shown = None
         for index in range(count):
             frame = playhead.move_to(span.start + span.length * (index + 0.5) / count)
-            if playhead.unchanged and pictures:
-                pictures.append(pictures[-1])
-                continue
             size = size or fitted(frame.width, frame.height)
-            pictures.append(_frame_array(frame, size))
+            pictures.append(pictures[-1] if frame is shown else _frame_array(frame, size))
+            shown = frame
         if playhead.ended:
             _check_complete(stream, playhead.reached - span.start)
     return np.stack(pictures)
@@ -199,8 +182,7 @@ def _frame_array(frame: VideoFrame, size: tuple[int, int]) -> Array:
     return np.rot90(pixels, k=round(frame.rotation / 90))
 
 
-@dataclass(frozen=True)
-class _Span:
+class _Span(NamedTuple):
     """Where a video lies in its own time, in seconds, and whether its frames say when they are shown."""
 
     start: float
@@ -264,12 +246,10 @@ class _Playhead:
         self._seeking = seeking
         self._shown: tuple[float, VideoFrame] | None = None
         self._ahead: tuple[float, VideoFrame] | None = None
-        self.unchanged = False
         self._play()
 
     def move_to(self, seconds: float) -> VideoFrame:
         """The frame on screen at ``seconds``; the nearest one before the first and after the last."""
-        before = self._shown
         if self._seeking:
             self._jump(seconds)
         while self._ahead is not None and (self._shown is None or self._ahead[0] <= seconds):
@@ -277,7 +257,6 @@ class _Playhead:
             self._ahead = next(self._frames, None)
         if self._shown is None:
             raise UnusableError("has a video stream without a single frame that can be decoded")
-        self.unchanged = before is self._shown
         return self._shown[1]
 
     @property
@@ -294,6 +273,7 @@ class _Playhead:
         return time + float((frame.duration or 0) * (frame.time_base or 0))
 
     def _play(self) -> None:
+        self._shown = None
         self._frames = self._timed_frames()
         self._ahead = next(self._frames, None)
 
@@ -313,7 +293,6 @@ class _Playhead:
         position = None if self._shown is None else self._shown[0]
         self._container.seek(math.floor(seconds / _time_base(self._stream)), stream=self._stream, backward=True)
         self._play()
-        self._shown = None
         if self._ahead is None or self._ahead[1].time is None or self._ahead[0] > seconds:
             # The index of this file leads astray: play it from its beginning.
             self._seeking = False

@@ -52,11 +52,7 @@ def picture(path: Path, limits: Limits) -> Array:
 
 
 def count_frames(path: Path, limits: Limits) -> int:
-    """Frames of a file in a format that can move: 1 where it is still, 0 where it is something else.
-
-    Raises:
-        UnusableError: it is too large.
-    """
+    """Frames of a file in a format that can move: 1 where it is still, 0 where it is something else."""
     if path.stat().st_size > _most_bytes(limits):
         return 0
     try:

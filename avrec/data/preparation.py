@@ -4,15 +4,11 @@ import json
 import logging
 import math
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from avrec.batch import DecodeFailure, FrozenLayers, Preprocess, RawItem, UserError
 from avrec.data.content_store import (
@@ -20,22 +16,19 @@ from avrec.data.content_store import (
     ContentStore,
     PreparedModality,
     Row,
-    digest,
     shard_size,
     source_key,
-    write_json,
 )
 from avrec.data.executors import EXECUTORS, Failures, Job, StoreJob, Task, run
+from avrec.data.files import digest, write_json
 from avrec.data.limits import Limits
+from avrec.data.progress import progress
 
 __all__ = ["PreparedModality", "prepare_content"]
 
 logger = logging.getLogger(__name__)
 
 FROZEN_BATCH = 64
-
-Advance = Callable[[int], None]
-"""Called with the number of items just finished."""
 
 
 def prepare_content(
@@ -85,8 +78,13 @@ def prepare_content(
     sources = [source_key(item, preprocess.request()) for item in items]
     passing = _fill(store, job, dict(zip(sources, items, strict=True)), workers, executor)
     keys = [key if key in store else limits.key_of_failed(key) for key in sources]
-    passing = {limits.key_of_failed(key): found for key, found in passing.items()}
-    failures = _failures_of(items, keys, {**store.failures, **passing})
+    by_key = store.failures | {limits.key_of_failed(key): found for key, found in passing.items()}
+    # Items with one source share its row; the failure is each one's own.
+    failures = [
+        replace(failure, item_id=item.item_id)
+        for item, key in zip(items, keys, strict=True)
+        for failure in by_key.get(key, ())
+    ]
     named = sum(key != "" for key in sources)
     report = Path(report) if report else cache_dir / "quarantine.json"
     _report_failures(failures, named, preprocess.modality, max_failed_share, report)
@@ -128,31 +126,25 @@ def work(job: Job, tasks: list[Task], doing: str, workers: int, executor: str) -
     Returns:
         The failures that the job does not store.
     """
-    here = (workers == 0 and executor == "local") or multiprocessing.current_process().daemon
-    with _progress(doing, sum(map(len, tasks))) as advance:
-        if here:
-            return _in_process(job, tasks, advance)
-        return _in_workers(job, tasks, advance, min(max(1, workers), len(tasks)), executor)
-
-
-def _in_process(job: Job, tasks: list[Task], advance: Advance) -> Failures:
-    passing: Failures = {}
-    for task in tasks:
-        passing |= job(task)
-        advance(len(task))
-    return passing
-
-
-def _in_workers(job: Job, tasks: list[Task], advance: Advance, workers: int, executor: str) -> Failures:
-    try:
-        with EXECUTORS[executor](workers) as where:
-            return run(job, tasks, where, advance)
-    except BrokenProcessPool:
-        logger.warning(
-            "Worker processes cannot start here (does the script call its main function under "
-            "if __name__ == '__main__'?): this process prepares all items itself."
-        )
-        return _in_process(job, tasks, advance)
+    if multiprocessing.current_process().daemon:
+        workers = 0
+    elif executor != "local":
+        workers = max(1, workers)
+    with progress(doing, sum(map(len, tasks))) as advance:
+        if workers:
+            try:
+                with EXECUTORS[executor](min(workers, len(tasks))) as where:
+                    return run(job, tasks, where, advance)
+            except BrokenProcessPool:
+                logger.warning(
+                    "Worker processes cannot start here (does the script call its main function under "
+                    "if __name__ == '__main__'?): this process prepares all items itself."
+                )
+        passing: Failures = {}
+        for task in tasks:
+            passing |= job(task)
+            advance(len(task))
+        return passing
 
 
 def cut(values: Sequence[Any], size: int) -> list[Any]:
@@ -164,7 +156,7 @@ def _frozen_store(source: ContentStore, keys: Iterable[str], frozen: FrozenLayer
     target = ContentStore(folder, frozen.arrays())
     missing = [key for key in dict.fromkeys(keys) if source.has_content(key) and key not in target]
     size = shard_size(len(missing), frozen.arrays(), smallest=FROZEN_BATCH)
-    with _progress("computing frozen layers", len(missing)) as advance:
+    with progress("computing frozen layers", len(missing)) as advance:
         for shard_keys in cut(missing, size):
             rows: list[tuple[str, Row]] = []
             for batch in cut(shard_keys, FROZEN_BATCH):
@@ -175,37 +167,25 @@ def _frozen_store(source: ContentStore, keys: Iterable[str], frozen: FrozenLayer
     return target
 
 
-@contextmanager
-def _progress(doing: str, total: int) -> Iterator[Advance]:
-    console = Console(stderr=True)
-    if not console.is_terminal or total == 0:
-        if total:
-            logger.info("%s: %d items", doing, total)
-        yield lambda count: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task(doing, total=total)
-        yield lambda count: progress.advance(bar, count)
-
-
 # ---------------------------------------------------------------------------------------------------------
 # Failures
-
-
-def _failures_of(items: list[RawItem], keys: list[str], by_key: Failures) -> list[DecodeFailure]:
-    # Items with one source share its row; the failure is each one's own.
-    return [
-        replace(failure, item_id=item.item_id)
-        for item, key in zip(items, keys, strict=True)
-        for failure in by_key.get(key, ())
-    ]
 
 
 def _report_failures(
     failures: list[DecodeFailure], named: int, modality: str, max_failed_share: float, report: Path
 ) -> None:
-    _write_report(failures, modality, report)
+    """Write them, beside those of other modalities.
+
+    Raises:
+        UserError: they are too many.
+    """
+    try:
+        kept = [entry for entry in json.loads(report.read_text()) if entry["modality"] != modality]
+    except (OSError, ValueError, TypeError, KeyError):
+        kept = []
+    if failures or report.exists():
+        report.parent.mkdir(parents=True, exist_ok=True)
+        write_json(report, [*kept, *({**asdict(failure), "modality": modality} for failure in failures)])
     if not failures:
         return
     failed = len({failure.item_id for failure in failures})
@@ -219,14 +199,3 @@ def _report_failures(
             f"datamodule.prepare.max_failed_share={enough}."
         )
     logger.warning("%s; training goes on without. The first: %s. All of them: %s", found, first, report)
-
-
-def _write_report(failures: list[DecodeFailure], modality: str, report: Path) -> None:
-    try:
-        kept = [entry for entry in json.loads(report.read_text()) if entry["modality"] != modality]
-    except (OSError, ValueError, TypeError, KeyError):
-        kept = []
-    if failures or report.exists():
-        report.parent.mkdir(parents=True, exist_ok=True)
-        entries = [*kept, *({**asdict(failure), "modality": modality} for failure in failures)]
-        write_json(report, entries)

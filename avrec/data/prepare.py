@@ -17,11 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def prepare(cfg: "DictConfig") -> None:
-    """Prepare, and say how many items have what.
-
-    Raises:
-        SystemExit: after a user's mistake or a stop; see ``config.slips``.
-    """
+    """Prepare, and say how many items have what; ``config.slips`` says what becomes of a mistake."""
     with config.slips(cfg.run_dir):
         timing = pipeline.Timing()
         with timing.part("prepare"):

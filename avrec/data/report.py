@@ -32,17 +32,15 @@ def quantiles(values: Any) -> dict[str, float]:
 
 @dataclass
 class Report:
-    """What a check found.
+    """What a check found, each thing by its name.
 
     Attributes:
-        root: the catalogue's folder.
-        counts: of users, items, interactions and more, after cleaning.
+        counts: of users, items and interactions, after cleaning.
         present: items by modality, as the encoders would read them; ``nothing``: no content at all.
         files: items by kind of file.
         distributions: quantiles, by what they are of.
         notes: facts in a sentence each.
         hours: interactions by hour of the day, UTC; empty where times are no clock's.
-        findings: the outcome of every check.
         readable: False where the tables could not be read at all.
     """
 
@@ -88,13 +86,7 @@ def show(report: Report, console: Console) -> None:
         console.print(f"hours 0-23 UTC {bars(report.hours)} {night(report.hours)}")
     if report.distributions:
         console.print(_table(report.distributions))
-    for finding in report.sorted():
-        if finding.count:
-            _show(finding, console)
-    found = {finding.check for finding in report.findings if finding.count}
-    clean = [finding.check.replace("_", " ") for finding in report.findings if finding.check not in found]
-    if clean:
-        _line(console, FINE, Text(f"looked for and not found: {', '.join(dict.fromkeys(clean))}", "dim"))
+    console.print(_judgements(report))
     errors, warnings = report.number_of(ERROR), report.number_of(WARNING)
     verdict = ERROR if errors else WARNING if warnings else FINE
     console.print(f"\n{errors} errors, {warnings} warnings (exit status {report.status})", style=COLOURS[verdict])
@@ -110,20 +102,23 @@ def _table(distributions: dict[str, dict[str, float]]) -> Table:
     return table
 
 
-def _show(finding: Finding, console: Console) -> None:
-    share = f"({_share(finding.count, finding.of)}) " if finding.of > 1 else ""
-    told = Text.assemble(f"{finding.count:,} ", (share, "dim"), (finding.what, "bold"))
-    _line(console, finding.verdict, told)
-    more = "; …" if finding.count > len(finding.examples) else ""
-    console.print(Padding(Text("; ".join(finding.examples) + more, "dim"), (0, 0, 0, 11), expand=False))
-    _line(console, "", Text.assemble("→ ", finding.advice))
-
-
-def _line(console: Console, verdict: str, told: Text) -> None:
+def _judgements(report: Report) -> Table:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(width=7)
-    grid.add_row(Text(verdict, COLOURS.get(verdict, "")), told)
-    console.print(grid)
+    for finding in report.sorted():
+        if finding.count:
+            share = f"({_share(finding.count, finding.of)}) " if finding.of > 1 else ""
+            told = Text.assemble(f"{finding.count:,} ", (share, "dim"), (finding.what, "bold"))
+            more = "; …" if finding.count > len(finding.examples) else ""
+            grid.add_row(Text(finding.verdict, COLOURS[finding.verdict]), told)
+            grid.add_row("", Padding(Text("; ".join(finding.examples) + more, "dim"), (0, 0, 0, 2)))
+            grid.add_row("", Text(f"→ {finding.advice}"))
+    found = {finding.check for finding in report.findings if finding.count}
+    clean = [finding.check.replace("_", " ") for finding in report.findings if finding.check not in found]
+    if clean:
+        told = Text(f"looked for and not found: {', '.join(dict.fromkeys(clean))}", "dim")
+        grid.add_row(Text(FINE, COLOURS[FINE]), told)
+    return grid
 
 
 def _share(count: int, of: int) -> str:

@@ -14,15 +14,8 @@ class WindowSampler:
 
     A window is a user and a range of the user's training rows, at most ``history_length + 1`` of them. Long
     sequences are cut into windows that overlap in one row, from an offset drawn anew each epoch, so that every row
-    is a target exactly once per epoch. With several processes, each takes every world-size-th batch's share.
-
-    Args:
-        sequences: the training sequences.
-        history_length: L.
-        users_per_batch: B, of one process.
-        seed: of the order.
-        rank: number of this process.
-        world_size: number of processes.
+    is a target exactly once per epoch. A batch has ``users_per_batch`` windows for each of ``world_size`` processes,
+    of which this one is number ``rank``.
     """
 
     def __init__(
@@ -40,9 +33,7 @@ class WindowSampler:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.epoch = 0
-        self.resumed_epoch = 0
-        self.resumed_batch = 0
+        self.epoch = self.resumed_epoch = self.resumed_batch = 0
 
     @property
     def first_batch(self) -> int:
@@ -105,11 +96,8 @@ class WindowSampler:
 def log_inclusion(share: Array, draws: int) -> Array:
     """Natural log of the probability that an item is among the distinct items of a batch.
 
-    ``log(1 − (1 − p)^n)`` for n draws that each give the item with probability p; stable for small p.
-
-    Args:
-        share: p, in (0, 1].
-        draws: n, at least 1.
+    ``log(1 − (1 − p)^n)`` for n = ``draws`` that each give the item with probability p = ``share``, in (0, 1];
+    stable for small p.
 
     >>> np.exp(log_inclusion(np.array([0.5, 1.0]), 2)).round(6).tolist()
     [0.75, 1.0]

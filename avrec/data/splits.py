@@ -10,6 +10,13 @@ from avrec.data.tables import Catalogue
 
 TRAIN, VAL, TEST = 0, 1, 2
 ROLES = {"train": TRAIN, "val": VAL, "test": TEST}
+CHOICES = {
+    "by": ("random", "published", "first_seen"),
+    "candidates": ("cold", "all"),
+    "history": ("past", "all"),
+    "of": ("user", "all"),
+}
+"""What the splitters' arguments of these names may be."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,26 @@ class Splitter(Protocol):
         """Roles of the rows of ``catalogue.log``."""
 
 
+class _Checked:
+    """What splitters with arguments share.
+
+    Raises:
+        UserError: a choice that is not known, or shares that leave nothing to train on.
+    """
+
+    def __post_init__(self) -> None:
+        given = vars(self)
+        for name in given.keys() & CHOICES.keys():
+            if given[name] not in CHOICES[name]:
+                raise UserError(f"split.{name}={given[name]} is not known. Give one of {', '.join(CHOICES[name])}.")
+        val, test = given.get("val_share", 0.1), given.get("test_share", 0.1)
+        if val <= 0 or test <= 0 or val + test >= 1:
+            raise UserError(
+                f"split.val_share={val} and split.test_share={test} are not possible. Both must be above 0 and their "
+                "sum below 1."
+            )
+
+
 class LeaveLastOut:
     """Each user's last interaction is for test, the one before for validation, the rest for training.
 
@@ -63,7 +90,8 @@ class LeaveLastOut:
         return Split(role, {"split": "leave_last_out", "leaks": "the future across users"})
 
 
-class Temporal:
+@dataclass(frozen=True)
+class Temporal(_Checked):
     """Two cut-off times for all users: what is older is for training, the youngest is for test.
 
     A user is asked for once, at the cut-off, and may have several items to be found. Items and users that appear
@@ -72,15 +100,10 @@ class Temporal:
     Args:
         val_share: share of the interactions between the cut-offs.
         test_share: share of the interactions after the second.
-
-    Raises:
-        UserError: the shares leave nothing to train on.
     """
 
-    def __init__(self, val_share: float = 0.1, test_share: float = 0.1) -> None:
-        _check_shares(val_share, test_share)
-        self.val_share = val_share
-        self.test_share = test_share
+    val_share: float = 0.1
+    test_share: float = 0.1
 
     def __call__(self, catalogue: Catalogue) -> Split:
         """Roles of the rows of ``catalogue.log``.
@@ -105,7 +128,8 @@ class Temporal:
         return Split(role, protocol, test_time)
 
 
-class ColdItems:
+@dataclass(frozen=True)
+class ColdItems(_Checked):
     """Some items are held out whole, for validation or for test: none of their rows is trained on or is history.
 
     The test asks for a user's rows of the test items, validation for those of the validation items, so that the
@@ -121,30 +145,14 @@ class ColdItems:
         history: ``past``: the warm items up to the moment of asking; ``all``: all warm items of the user, younger
             ones too, as published work on cold items has it.
         seed: of ``by=random``.
-
-    Raises:
-        UserError: a choice that is not known, or shares that leave nothing to train on.
     """
 
-    def __init__(
-        self,
-        by: str = "random",
-        val_share: float = 0.1,
-        test_share: float = 0.2,
-        candidates: str = "cold",
-        history: str = "past",
-        seed: int = 0,
-    ) -> None:
-        _check_choice("by", by, "random", "published", "first_seen")
-        _check_choice("candidates", candidates, "cold", "all")
-        _check_choice("history", history, "past", "all")
-        _check_shares(val_share, test_share)
-        self.by = by
-        self.val_share = val_share
-        self.test_share = test_share
-        self.candidates = candidates
-        self.history = history
-        self.seed = seed
+    by: str = "random"
+    val_share: float = 0.1
+    test_share: float = 0.2
+    candidates: str = "cold"
+    history: str = "past"
+    seed: int = 0
 
     def __call__(self, catalogue: Catalogue) -> Split:
         """Roles of the rows of ``catalogue.log``.
@@ -192,7 +200,8 @@ class ColdItems:
         return time_N
 
 
-class Random:
+@dataclass(frozen=True)
+class Random(_Checked):
     """A random share of the interactions is for test, another for validation.
 
     A user is asked once, at the moment of the first row to be found, and may have several. Later rows may be trained
@@ -205,27 +214,13 @@ class Random:
             ``all``: those of the whole log.
         history: ``past``: rows up to the moment of asking; ``all``: all others of the user, younger ones too.
         seed: another seed, other rows. The order of the rows in the file does not matter.
-
-    Raises:
-        UserError: a choice that is not known, or shares that leave nothing to train on.
     """
 
-    def __init__(
-        self,
-        val_share: float = 0.1,
-        test_share: float = 0.1,
-        of: str = "user",
-        history: str = "past",
-        seed: int = 0,
-    ) -> None:
-        _check_choice("of", of, "user", "all")
-        _check_choice("history", history, "past", "all")
-        _check_shares(val_share, test_share)
-        self.val_share = val_share
-        self.test_share = test_share
-        self.of = of
-        self.history = history
-        self.seed = seed
+    val_share: float = 0.1
+    test_share: float = 0.1
+    of: str = "user"
+    history: str = "past"
+    seed: int = 0
 
     def __call__(self, catalogue: Catalogue) -> Split:
         """Roles of the rows of ``catalogue.log``."""
@@ -247,19 +242,15 @@ class Random:
         return Split(role, {"split": "random", **settings, **_history(self.history)}, history=self.history)
 
 
-class Given:
+@dataclass(frozen=True)
+class Given(_Checked):
     """The roles that come with the log: a column ``split`` of the interactions, or the file that a row stands in.
 
     Args:
         history: ``past``: rows up to the first that is to be found; ``all``: all rows of earlier roles.
-
-    Raises:
-        UserError: ``history`` is not known.
     """
 
-    def __init__(self, history: str = "past") -> None:
-        _check_choice("history", history, "past", "all")
-        self.history = history
+    history: str = "past"
 
     def __call__(self, catalogue: Catalogue) -> Split:
         """Roles of the rows of ``catalogue.log``.
@@ -279,19 +270,6 @@ class Given:
         younger = int((time[role == TRAIN] > time[role == TEST].min()).sum())
         leaks = f"{younger} training rows are younger than the oldest test row" if younger else "nothing"
         return Split(role, {"split": "given", "history": self.history, "leaks": leaks}, history=self.history)
-
-
-def _check_shares(val_share: float, test_share: float) -> None:
-    if val_share <= 0 or test_share <= 0 or val_share + test_share >= 1:
-        raise UserError(
-            f"split.val_share={val_share} and split.test_share={test_share} are not possible. Both must be above 0 "
-            "and their sum below 1."
-        )
-
-
-def _check_choice(name: str, given: str, *allowed: str) -> None:
-    if given not in allowed:
-        raise UserError(f"split.{name}={given} is not known. Give one of {', '.join(allowed)}.")
 
 
 def _cuts(times: Array, val_share: float, test_share: float) -> tuple[float, float]:

@@ -13,6 +13,8 @@ from avrec.batch import Array, RawItem, TextFields, UserError
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 FILE_COLUMNS = ("image", "video", "audio")
+CONTENT = {"text": ("text",), "vision": ("image", "video"), "audio": ("audio", "video")}
+"""By modality, what of an item speaks of it."""
 TEXT_COLUMNS = ("title", "description")
 """Text even where every value looks like a number."""
 MOST_KINDS = 40
@@ -85,52 +87,30 @@ class Catalogue:
 
     def has(self, modality: str) -> bool:
         """True where some item names content of this modality."""
-        if modality == "text":
-            return any(item.text for item in self.items)
-        if modality == "vision":
-            return any(item.image or item.video for item in self.items)
-        if modality == "audio":
-            return any(item.audio or item.video for item in self.items)
-        return modality == "identity"
+        fields = CONTENT.get(modality, ())
+        return modality == "identity" or any(getattr(item, field) for item in self.items for field in fields)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table that is read when it is needed.
-
-    Attributes:
-        frame: its columns, under avrec's names.
-        path: what error messages call it.
-    """
+    """A table that is read when it is needed; a file that cannot be read is a ``UserError`` then."""
 
     frame: pl.LazyFrame
     path: Path
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns.
-
-        Raises:
-            UserError: the file cannot be read.
-        """
+        """Names of the columns."""
         with _readable(self.path):
             return self.frame.collect_schema().names()
 
     def collect(self, frame: pl.LazyFrame | None = None) -> pl.DataFrame:
-        """The rows; of ``frame``, where a query on this table is given.
-
-        Raises:
-            UserError: the file cannot be read.
-        """
+        """The rows; of ``frame``, where a query on this table is given."""
         with _readable(self.path):
             return (self.frame if frame is None else frame).collect(engine="streaming")
 
     def renamed(self, names: Mapping[str, str]) -> "Table":
-        """The same table with columns under avrec's names.
-
-        Args:
-            names: the file's own name, by avrec's; those that the table lacks are passed over.
-        """
+        """The same table under avrec's names, given the file's own by avrec's; those that it lacks are passed over."""
         have = self.columns
         renaming = {theirs: ours for ours, theirs in names.items() if theirs in have}
         # A column that is in the way of a new name gives way.
@@ -141,7 +121,7 @@ class Table:
         """This table.
 
         Raises:
-            UserError: it lacks one of the required columns.
+            UserError: it lacks a required column, or has it twice.
         """
         have = self.columns
         # What polars calls the second column of a name.
@@ -161,10 +141,7 @@ class Table:
 class Tables:
     """What a layout finds in a folder: tables under avrec's column names, nothing checked yet.
 
-    Attributes:
-        items: ``item_id`` and what is known of items; None: items are those of the log.
-        interactions: ``user_id``, ``item_id`` and more.
-        users: ``user_id`` and what is known of users.
+    Without a table of items, they are those of the log.
     """
 
     items: Table | None
@@ -193,7 +170,7 @@ def form_of(path: Path) -> str:
 
 
 def find_table(root: Path, name: str, optional: bool = False) -> Path | None:
-    """The one file that holds table ``name``.
+    """The one file that holds table ``name``; None where it is optional and not there.
 
     Raises:
         UserError: there is no such folder, no such file, or more than one.
@@ -211,15 +188,10 @@ def find_table(root: Path, name: str, optional: bool = False) -> Path | None:
 
 
 def scan(path: Path, as_text: Sequence[str] = (), **options: Any) -> Table:
-    """A table file, read lazily.
+    """A table file (csv, tsv, parquet, jsonl; text also compressed by gzip), read lazily.
 
-    Args:
-        path: csv, tsv, parquet or jsonl, the text formats also compressed by gzip.
-        as_text: columns that are text whatever they look like: read as numbers, 007 and 7 would be one.
-        options: for polars' reader of csv.
-
-    Raises:
-        UserError: the file cannot be read.
+    Columns ``as_text`` are text whatever they look like: read as numbers, 007 and 7 would be one. ``options`` are for
+    polars' reader of csv.
     """
     form = form_of(path)
     with _readable(path):
@@ -239,8 +211,12 @@ def as_text(column: pl.Series) -> pl.Series:
     return text.set((text == "").fill_null(False), None)
 
 
-def ids_of(table: pl.DataFrame, column: str, path: str | Path) -> pl.Series:
-    """An id column as text, without empty ids."""
+def ids_of(table: pl.DataFrame, column: str, path: str | Path, unique: bool = False) -> pl.Series:
+    """An id column as text.
+
+    Raises:
+        UserError: a row has no id, or where they must be ``unique``, that of another row.
+    """
     ids = as_text(table[column])
     if ids.has_nulls():
         row = int(ids.is_null().arg_true()[0]) + 1
@@ -248,17 +224,13 @@ def ids_of(table: pl.DataFrame, column: str, path: str | Path) -> pl.Series:
     if (ids == column).any():
         row = int((ids == column).arg_true()[0]) + 1
         raise UserError(f"{path}: row {row} is the header once more. Remove it.")
-    return ids
-
-
-def check_unique(ids: pl.Series, column: str, path: str | Path) -> None:
-    """Refuse an id that names two rows."""
-    double = ids.filter(ids.is_duplicated())
+    double = ids.filter(ids.is_duplicated()) if unique else ids.clear()
     if len(double):
         raise UserError(
             f"{path}: {column} {double[0]!r} names {int((ids == double[0]).sum())} rows "
             f"({double.n_unique()} such ids in all). Each {column} may stand once; merge or rename the rows."
         )
+    return ids
 
 
 def check_not_empty(table: pl.DataFrame, path: str | Path) -> None:
@@ -267,20 +239,24 @@ def check_not_empty(table: pl.DataFrame, path: str | Path) -> None:
         raise UserError(f"{path} is empty: it has its header but no row. At least one row is needed.")
 
 
+def refuse_rows(bad: pl.Series, column: pl.Series, must: str, advice: str) -> None:
+    """Refuse a column, where a row of it is ``bad``, with what it must hold and what to do."""
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        raise UserError(
+            f"{must} in every row; {int(bad.sum())} rows do not, the first is row {row + 1} with {column[row]!r}. "
+            f"{advice}"
+        )
+
+
 def numbers_of(column: pl.Series, what: str, advice: str) -> Array:
     """A column of finite numbers, float64; text that spells numbers is read as numbers.
 
     Raises:
         UserError: a row holds none.
     """
-    values = column.cast(pl.Float64, strict=False) if column.dtype != pl.Boolean else column.cast(pl.Float64)
-    bad = ~values.is_finite().fill_null(False)
-    if bad.any():
-        row = int(bad.arg_true()[0])
-        raise UserError(
-            f"{what} must hold a finite number in every row; {int(bad.sum())} rows do not, the first is row {row + 1} "
-            f"with {column[row]!r}. {advice}"
-        )
+    values = column.cast(pl.Float64, strict=False)
+    refuse_rows(~values.is_finite().fill_null(False), column, f"{what} must hold a finite number", advice)
     return values.to_numpy()
 
 
@@ -311,15 +287,16 @@ def encode_user_columns(aligned: pl.DataFrame) -> tuple[Array, list[int], Array,
         Codes (users, C) int64 with 0 for missing, number of codes per column, numbers (users, R) float32, and
         how each column was coded (``Catalogue.user_coding``).
     """
-    codes: list[Array] = []
+    codes = [np.zeros((len(aligned), 0), np.int64)]
+    numbers = [np.zeros((len(aligned), 0), np.float32)]
     sizes: list[int] = []
-    numbers: list[Array] = []
     columns: list[dict[str, Any]] = []
-    for column in aligned.columns[1:]:
-        values = aligned[column]
+    for values in aligned.iter_columns():
+        if values.name == "user_id":
+            continue
         if values.dtype.is_nested():
             raise UserError(
-                f"users: column {column} holds {values.dtype}. A user column is text or a number in every row; "
+                f"users: column {values.name} holds {values.dtype}. A user column is text or a number in every row; "
                 "spread its parts over columns of their own, or remove it."
             )
         if values.dtype.is_numeric():
@@ -329,19 +306,14 @@ def encode_user_columns(aligned: pl.DataFrame) -> tuple[Array, list[int], Array,
             mean = np.nanmean(real) if spread > 0 else 0.0
             scaled = (real - mean) / spread if spread > 0 else np.zeros_like(real)
             numbers.append(np.nan_to_num(scaled).astype(np.float32))
-            columns.append({"name": column, "mean": float(mean), "spread": float(spread)})
+            columns.append({"name": values.name, "mean": float(mean), "spread": float(spread)})
         else:
-            names = values.cast(pl.String).fill_null("")
-            known = sorted(set(names.to_list()) - {""})
-            code = {"": 0, **{name: i for i, name in enumerate(known, start=1)}}
-            codes.append(np.asarray([code[name] for name in names.to_list()], np.int64))
-            sizes.append(len(known) + 1)
-            columns.append({"name": column, "values": known})
-    return _columns(codes, len(aligned), np.int64), sizes, _columns(numbers, len(aligned), np.float32), columns
-
-
-def _columns(arrays: list[Array], rows: int, dtype: Any) -> Array:
-    return np.stack(arrays, axis=1) if arrays else np.zeros((rows, 0), dtype)
+            names = ["", *values.cast(pl.String).fill_null("").to_list()]  # missing sorts first: code 0
+            known, code = np.unique(np.array(names, object), return_inverse=True)
+            codes.append(code[1:])
+            sizes.append(len(known))
+            columns.append({"name": values.name, "values": known[1:].tolist()})
+    return np.column_stack(codes), sizes, np.column_stack(numbers), columns
 
 
 def inside(root: Path, value: str | None, column: str) -> Path | None:
@@ -369,16 +341,12 @@ def raw_items(items: pl.DataFrame, root: Path, text: TextFields) -> list[RawItem
         root: the folder that paths are relative to.
         text: what an item's text is made from; a column that the table lacks is empty.
     """
-    root = root.resolve()
-    rows = items.select(column for column in text.columns if column in items.columns).iter_rows(named=True)
-    texts = [text.of(row) for row in rows] or [None] * len(items)
-    paths = (
-        [inside(root, value, column) for value in items[column].cast(pl.String).to_list()]
-        if column in items.columns
-        else [None] * len(items)
-        for column in FILE_COLUMNS
-    )
-    return [RawItem(*row) for row in zip(items["item_id"].to_list(), texts, *paths, strict=True)]
+    root, named = root.resolve(), [column for column in FILE_COLUMNS if column in items.columns]
+    rows = items.with_columns(pl.col(column).cast(pl.String) for column in named).iter_rows(named=True)
+    return [
+        RawItem(row["item_id"], text.of(row), **{name: inside(root, row[name], name) for name in named})  # type: ignore[arg-type]
+        for row in rows
+    ]
 
 
 def checked_items(table: Table) -> pl.DataFrame:
@@ -389,6 +357,4 @@ def checked_items(table: Table) -> pl.DataFrame:
     """
     items = table.need(["item_id"]).collect()
     check_not_empty(items, table.path)
-    item_ids = ids_of(items, "item_id", table.path)
-    check_unique(item_ids, "item_id", table.path)
-    return items.with_columns(item_id=item_ids)
+    return items.with_columns(item_id=ids_of(items, "item_id", table.path, unique=True))

@@ -1,6 +1,6 @@
-"""Four ways to make one vector of the modalities that an item has.
+"""Four ways to make one vector (U, D) of the M modalities that an item has.
 
-Each keeps its own arguments in ``options``: an exported tower is rebuilt from them.
+Each is built from M, D and its own arguments, which it keeps in ``options``: an exported tower is rebuilt from them.
 """
 
 import torch
@@ -9,15 +9,9 @@ from torch import Tensor, nn
 
 
 class ConcatFusion(nn.Module):
-    """Concatenation and an MLP: late fusion with interactions between modalities.
+    """Concatenation and an MLP, added to the weighted mean: late fusion with interactions between modalities.
 
     What is missing enters as zeros, and the mask itself is read, so that "missing" differs from "zero".
-
-    Args:
-        modalities: M.
-        dim: D.
-        hidden: width of the MLP's hidden layer.
-        dropout: on the hidden layer.
     """
 
     def __init__(self, modalities: int, dim: int, hidden: int = 256, dropout: float = 0.1) -> None:
@@ -29,19 +23,14 @@ class ConcatFusion(nn.Module):
         self.mean = MeanFusion(modalities, dim)
 
     def forward(self, values_UMD: Float[Tensor, "U M D"], present_UM: Bool[Tensor, "U M"]) -> Float[Tensor, "U D"]:
-        """Fuse; the MLP's output is added to the weighted mean."""
+        """Fuse."""
         values_UMD = _kept(values_UMD, present_UM)
         joined = torch.cat([values_UMD.flatten(1), present_UM.to(values_UMD.dtype)], dim=1)
         return self.mlp(joined) + self.mean(values_UMD, present_UM)
 
 
 class MeanFusion(nn.Module):
-    """Weighted mean with one learned weight per modality, over the modalities that are present.
-
-    Args:
-        modalities: M.
-        dim: D (any; the weights do not depend on it).
-    """
+    """Weighted mean with one learned weight per modality, over the modalities that are present."""
 
     def __init__(self, modalities: int, dim: int) -> None:
         super().__init__()
@@ -54,12 +43,7 @@ class MeanFusion(nn.Module):
 
 
 class GatedFusion(nn.Module):
-    """Gated fusion (Arevalo et al. 2017): each item weighs its modalities by what they hold.
-
-    Args:
-        modalities: M.
-        dim: D.
-    """
+    """Gated fusion (Arevalo et al. 2017): each item weighs its modalities by what they hold."""
 
     def __init__(self, modalities: int, dim: int) -> None:
         super().__init__()
@@ -76,13 +60,7 @@ class GatedFusion(nn.Module):
 
 
 class AttentionFusion(nn.Module):
-    """Self-attention among an item's modalities, read by a learned query.
-
-    Args:
-        modalities: M.
-        dim: D.
-        heads: attention heads; must divide D.
-    """
+    """Self-attention (``heads`` must divide D) among an item's modalities, read by a learned query."""
 
     def __init__(self, modalities: int, dim: int, heads: int = 4) -> None:
         super().__init__()

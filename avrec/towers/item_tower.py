@@ -16,9 +16,6 @@ class Standardise(nn.Module):
     A fresh encoder gives all items nearly the same vector; what differs between them drowns in what does not. Data
     dependent initialisation (Krähenbühl et al. 2016) takes that common part away at the start, and unlike batch
     normalisation it leaves each item's vector independent of its batch.
-
-    Args:
-        width: number of features.
     """
 
     mean: Tensor
@@ -88,12 +85,10 @@ class ItemTower(nn.Module):
                 f"item_tower.modality_dropout={modality_dropout} is not possible. Give a share from 0 to below 1."
             )
         self.encoders = nn.ModuleDict(chosen)
-        self.project = nn.ModuleDict(
-            {
-                name: nn.Sequential(Standardise(e.out_dim), nn.Linear(e.out_dim, dim), nn.LayerNorm(dim))
-                for name, e in chosen.items()
-            }
-        )
+        self.project = nn.ModuleDict()
+        for name, encoder in chosen.items():
+            width = encoder.out_dim
+            self.project[name] = nn.Sequential(Standardise(width), nn.Linear(width, dim), nn.LayerNorm(dim))
         self.fusion = fusion(len(chosen), dim)
         self.dim = dim
         self.modality_dropout = modality_dropout
@@ -105,31 +100,19 @@ class ItemTower(nn.Module):
         return list(self.encoders)
 
     def forward(self, items: ItemBatch) -> Float[Tensor, "U D"]:
-        """Embed U items.
-
-        Args:
-            items: content of this tower's modalities; ``present_UM`` has one column for each of them.
-
-        Returns:
-            Item embeddings, (U, D).
-        """
+        """Embed U items, whose ``present_UM`` has one column for each of this tower's modalities."""
         return self.fuse(self.encode(items), self._dropped(items.present_UM))
 
     def encode(self, items: ItemBatch) -> Float[Tensor, "U M D"]:
         """Projected values of each modality; zeros where it is not present."""
-        columns = []
-        for m, name in enumerate(self.encoders):
-            present_U = items.present_UM[:, m]
-            column = None
+        columns: dict[str, Tensor] = {}
+        for name, present_U in zip(self.encoders, items.present_UM.unbind(1), strict=True):
             if name in items.content:
                 values = self.project[name](self.encoders[name](items.content[name]))
-                column = values.new_zeros(len(items), self.dim).index_put((present_U.nonzero().squeeze(1),), values)
-            columns.append(column)
-        known = next((column for column in columns if column is not None), None)
-        if known is None:
-            known = next(self.parameters()).new_zeros(len(items), self.dim)
-        blank = torch.zeros_like(known)
-        return torch.stack([blank if column is None else column.to(known.dtype) for column in columns], dim=1)
+                zeros = values.new_zeros(len(items), self.dim)
+                columns[name] = zeros.index_put((present_U.nonzero().squeeze(1),), values)
+        blank = torch.zeros_like(next(iter(columns.values()), next(self.parameters()).new_zeros(len(items), self.dim)))
+        return torch.stack([columns.get(name, blank).to(blank.dtype) for name in self.encoders], dim=1)
 
     @torch.no_grad()
     def standardise(self, items: ItemBatch) -> None:
@@ -150,10 +133,7 @@ class ItemTower(nn.Module):
 
     @torch.no_grad()
     def encode_alone(self, batches: Iterable[ItemBatch]) -> dict[str, tuple[Tensor, Array]]:
-        """What each encoder of content says by itself, before projection: what an untrained tower knows.
-
-        Args:
-            batches: a whole catalogue, in order.
+        """What each encoder of content says by itself, before projection, of a whole catalogue in order.
 
         Returns:
             By modality but for identity: values (N, width) on the CPU, zeros where not present, and ``present_N``.

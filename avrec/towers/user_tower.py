@@ -14,10 +14,8 @@ from avrec.towers.ncf import NCF
 class UserColumns(nn.Module):
     """Categorical and numeric user columns as one vector.
 
-    Args:
-        category_sizes: number of codes of each categorical column, code 0 (missing or unknown) included.
-        numbers: number of numeric columns.
-        width: of each categorical column's embedding.
+    ``category_sizes`` counts the codes of each categorical column, code 0 (missing or unknown) included; ``width`` is
+    that of its embedding. There are ``numbers`` numeric columns.
     """
 
     def __init__(self, category_sizes: Sequence[int] = (), numbers: int = 0, width: int = 8) -> None:
@@ -76,18 +74,12 @@ class UserTower(Queries):
         self.normalize = normalize
 
     def forward(self, users: UserBatch, item_XD: Float[Tensor, "X D"]) -> Float[Tensor, "B Q D"]:
-        """A query for each history position.
+        """A query for each history position: (B, L + 1, D), undefined beyond a user's history.
 
-        Args:
-            users: histories as indices into ``item_XD``.
-            item_XD: item embeddings: the batch's distinct items, or the whole catalogue.
-
-        Returns:
-            Queries (B, L + 1, D); position q has seen the first q history items. Positions beyond a user's
-            history are undefined.
+        Position q has seen the first q history items. Histories are indices into ``item_XD``: the batch's items, or the
+        whole catalogue.
         """
-        history_BLD = item_XD[users.history_BL]
-        history_BQD = self.attention(history_BLD, users.history_present_BL, users.history_time_BL)
+        history_BQD = self.attention(item_XD[users.history_BL], users.history_present_BL, users.history_time_BL)
         user_BQD = self.user_table(self._known(users.user_B)).unsqueeze(1).expand_as(history_BQD)
         columns_Bc = self.columns(users).to(history_BQD.dtype)
         columns_BQc = columns_Bc.unsqueeze(1).expand(-1, history_BQD.shape[1], -1)
@@ -103,10 +95,7 @@ class UserTower(Queries):
 class UserVector(Queries):
     """A learned vector per user and nothing else: with an identity item tower, matrix factorisation.
 
-    Args:
-        columns: user columns, not read.
-        num_users: users of the catalogue; row 0 of the table, zeros, is the unknown user.
-        dim: D.
+    Row 0 of the table, zeros, is the unknown user. User columns are not read.
     """
 
     def __init__(self, columns: UserColumns, num_users: int, dim: int = 64) -> None:
@@ -120,12 +109,7 @@ class UserVector(Queries):
 
 
 class MeanHistory(Queries):
-    """The mean of the history items, zeros before the first: nothing is learned of users.
-
-    Args:
-        columns: user columns, not read.
-        num_users: not read.
-    """
+    """The mean of the history items, zeros before the first: nothing is learned of users."""
 
     def __init__(self, columns: UserColumns | None = None, num_users: int = 0) -> None:
         super().__init__()

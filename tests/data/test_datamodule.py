@@ -152,15 +152,13 @@ def test_held_out_items_leave_no_trace_in_training_or_histories(history):
     assert not held_out & set(data.sample_items().index_U.tolist())
     assert not data.items(np.array(sorted(held_out))).content["identity"]["row"].any()
     for which in ("val", "test"):
-        batches = data.user_batches(which)
-        for number in range(len(batches)):
-            users = batches[number]
+        for users in data.user_batches(which):
             assert not held_out & set(users.history_BL[users.history_present_BL].tolist())
 
 
 def test_histories_end_where_the_user_is_asked():
     data = data_of(splitter=Random(0.2, 0.2), history_length=9)
-    log, users = data.catalogue.log, data.user_batches("test")[0]
+    log, users = data.catalogue.log, next(iter(data.user_batches("test")))
     for row, user in enumerate(data.tasks["test"].user_index_E):
         mine = log.user == user
         moment = log.time[mine & (data.split.role == 2)].min()

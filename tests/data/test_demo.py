@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from avrec.batch import UserError
-from avrec.data.sources.demo import DOMAINS, DemoSource
+from avrec.data.sources.demo import DemoSource
+from avrec.data.sources.demo_domains import DOMAINS
 from avrec.data.sources.demo_media import item_rng
 from avrec.data.sources.demo_pictures import compose, draw_poster
 from avrec.data.sources.demo_sound import SAMPLE_RATE, SECONDS, play
@@ -113,9 +114,11 @@ def test_some_items_lack_a_modality_and_no_file_is_missing_or_left_over(folder: 
     assert 0 < pl.read_csv(folder / "items.csv")["description"].drop_nulls().str.len_chars().gt(0).sum() < 24
 
 
-def test_workers_make_what_one_process_makes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("avrec.data.sources.demo._ALONE", 0)
-    monkeypatch.setattr("avrec.data.sources.demo._cores", lambda: 2)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_however_many_threads_make_the_same(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr("avrec.data.sources.demo.THREADS", threads)
     together = DemoSource(tmp_path, **TINY).write()
     names = sorted(path.relative_to(folder) for path in folder.rglob("*.*"))
     assert names == sorted(path.relative_to(together) for path in together.rglob("*.*"))

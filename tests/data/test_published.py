@@ -369,7 +369,7 @@ def test_mmrec_rows_of_its_matrices_are_its_items(tmp_path):
         (["a", 0, 1], "012", r"column itemID must hold a finite number in every row; .* MMRec numbers items"),
         ([0.5, 0, 1], "012", "column itemID must hold whole numbers from 0 on"),
         ([-1, 0, 1], "012", "column itemID must hold whole numbers from 0 on"),
-        ([0, 1, 2], "013", "column split must hold one of train.*row 3 has '3'"),
+        ([0, 1, 2], "013", "column split must hold one of train.*row 3 with '3'"),
     ],
 )
 def test_mmrec_columns_that_cannot_be(tmp_path, items, labels, message):

@@ -12,7 +12,6 @@ from avrec.data.tables import (
     Interactions,
     Table,
     check_not_empty,
-    check_unique,
     encode_user_columns,
     find_table,
     ids_of,
@@ -138,10 +137,10 @@ def test_an_empty_id_is_named_by_its_row(empty):
 
 
 def test_double_ids_are_counted():
-    check_unique(pl.Series(["a", "b"]), "item_id", "items")
+    ids_of(pl.DataFrame({"item_id": ["a", "b"]}), "item_id", "items", unique=True)
     message = r"items: item_id 'a' names 3 rows \(2 such ids in all\)\. Each item_id may stand once; merge or rename"
     with pytest.raises(UserError, match=message):
-        check_unique(pl.Series(["a", "b", "a", "c", "b", "a"]), "item_id", "items")
+        ids_of(pl.DataFrame({"item_id": ["a", "b", "a", "c", "b", "a"]}), "item_id", "items", unique=True)
 
 
 @pytest.mark.parametrize(

@@ -30,23 +30,14 @@ def amazon_2023(root: Path, name: str | None = None) -> Tables:
     """``CATEGORY.jsonl`` and ``meta_CATEGORY.jsonl``, gzipped or not (https://amazon-reviews-2023.github.io).
 
     The items name pictures by links. A picture is used where a file with the link's last part for its name lies in
-    the folder or in its subfolder ``images``.
-
-    Args:
-        root: the folder that holds them.
-        name: the category, ``All_Beauty`` say; None: the only one in the folder.
-
-    Raises:
-        UserError: a file is missing, or there are several categories and no name.
+    the folder or in its subfolder ``images``. ``name`` is the category, ``All_Beauty`` say.
     """
     meta = ORIGIN.need(root, "meta_{}.jsonl", "meta_{}.jsonl.gz", name=name)
     category = meta.name.removeprefix("meta_").partition(".jsonl")[0]
     reviews = ORIGIN.need(root, "{}.jsonl", "{}.jsonl.gz", name=category)
     log = Table(pl.scan_ndjson(reviews, schema=REVIEW).rename({"parent_asin": "item_id"}), reviews)
-    joined = [
-        pl.col(column).list.join(mark)
-        for column, mark in (("features", ". "), ("description", " "), ("categories", ", "))
-    ]
+    marks = {"features": ". ", "description": " ", "categories": ", "}
+    joined = [pl.col(column).list.join(mark) for column, mark in marks.items()]
     items = pl.scan_ndjson(meta, schema=META).select("title", *joined, _image(root), item_id="parent_asin")
     return Tables(with_items_of(log, Table(items, meta)), log)
 

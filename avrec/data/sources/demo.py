@@ -4,11 +4,8 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -16,24 +13,22 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from rich.console import Console
-from rich.progress import Progress
 
 from avrec.batch import Array, UserError
-from avrec.data.sources.demo_media import MediaJob, item_rng, make_media
-from avrec.data.sources.demo_text import theme_names, write_text
-from avrec.data.sources.demo_world import MODALITY_WEIGHTS, Truth, World, WorldSize, make_world
+from avrec.data.files import whole_folder
+from avrec.data.progress import progress
+from avrec.data.sources.demo_domains import DOMAINS
+from avrec.data.sources.demo_media import item_rng, make_media
+from avrec.data.sources.demo_text import write_text
+from avrec.data.sources.demo_world import Truth, World, WorldSize, make_world
 from avrec.data.sources.folder import FolderSource
 from avrec.data.tables import Catalogue
-
-DOMAINS = tuple(MODALITY_WEIGHTS)
-"""The presets: one generator, with other words, colours, sounds and weights of the modalities."""
 
 VERSION = 4
 """Raise it with any change to what is generated: a kept catalogue of another version is not used again."""
 
-_ALONE = 64
-"""Up to this many items, starting further processes costs more than it saves."""
+THREADS = min(os.cpu_count() or 1, 8)
+"""That make media: the codecs let the others run meanwhile."""
 
 
 class DemoSource:
@@ -81,17 +76,19 @@ class DemoSource:
         return self.root / f"{self.domain}-{digest[:10]}"
 
     def write(self) -> Path:
-        """Makes the catalogue where it is not there yet, and returns its folder.
+        """Makes the catalogue where it is not there yet, whole or not at all, and returns its folder.
 
-        It is written beside its place and renamed when complete. Of several processes one writes and the others
-        wait; what an interrupted process left behind is removed.
+        Of several processes one writes and the others wait; what an interrupted process left behind is removed.
         """
         if self.folder.is_dir():
             return self.folder
         self.root.mkdir(parents=True, exist_ok=True)
         with _only_one(self.root / f".{self.folder.name}.lock"):
             if not self.folder.is_dir():
-                self._write_beside()
+                for leftover in self.root.glob(f".{self.folder.name}.partial-*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                with whole_folder(self.folder) as folder:
+                    self._fill(folder)
         return self.folder
 
     def as_folder(self) -> FolderSource:
@@ -101,63 +98,29 @@ class DemoSource:
     def load(self) -> Catalogue:
         """The catalogue, read by the road that a user's own folder takes."""
         catalogue = self.as_folder().load()
-        themes = theme_names(self.domain)
-        rows_N = [self._item_index[item.item_id] for item in catalogue.items]
+        themes = [nouns.partition(",")[0] for nouns in DOMAINS[self.domain].themes]
+        rows_N = _positions([item.item_id for item in catalogue.items], self.truth.item_ids, "item")
         labels = [themes[theme] for theme in self.truth.facets_NF[rows_N, 0].tolist()]
         return replace(catalogue, label_name="planted theme", labels=labels)
 
-    def true_scores(
-        self, user_ids: list[str], item_ids: list[str], time: float, modalities: Sequence[str] | None = None
-    ) -> Array:
+    def true_scores(self, user_ids: list[str], item_ids: list[str], time: float) -> Array:
         """The true log preference of each user for each item: what an oracle ranks by, float32 (B, N).
 
-        Tastes drift; the score is for the mean taste between ``time`` and the end of the user's activity, because
-        what is to be predicted at ``time`` comes after it.
-
-        Args:
-            user_ids: B users of the catalogue.
-            item_ids: N items of the catalogue.
-            time: Unix s.
-            modalities: leave out what is not revealed by these (text, vision, audio): a bound for a model that
-                reads only them. The items' appeal always counts.
+        Tastes drift; the score is for the mean taste between ``time`` (Unix s) and the end of the user's activity,
+        because what is to be predicted at ``time`` comes after it.
 
         Raises:
             UserError: where a user or an item is not in the catalogue.
         """
-        user_B = _positions(user_ids, self._user_index, "user")
-        item_N = _positions(item_ids, self._item_index, "item")
         truth = self.truth
-        return truth.utility(truth.later_taste(user_B, time), item_N, modalities) + truth.appeal_N[item_N]
+        user_B = _positions(user_ids, truth.user_ids, "user")
+        item_N = _positions(item_ids, truth.item_ids, "item")
+        return truth.utility(truth.later_taste(user_B, time), item_N) + truth.appeal_N[item_N]
 
     @cached_property
     def truth(self) -> Truth:
         """What the generator knows about preferences; writes the catalogue where needed."""
         return Truth.load(self.write() / "truth.npz")
-
-    @cached_property
-    def _user_index(self) -> dict[str, int]:
-        return {name: n for n, name in enumerate(self.truth.user_ids.tolist())}
-
-    @cached_property
-    def _item_index(self) -> dict[str, int]:
-        return {name: n for n, name in enumerate(self.truth.item_ids.tolist())}
-
-    def _write_beside(self) -> None:
-        prefix = f".{self.folder.name}.partial-"
-        for leftover in self.root.glob(f"{prefix}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=self.root))
-        try:
-            self._fill(partial)
-            partial.chmod(0o755)  # mkdtemp makes a private folder
-            try:
-                partial.rename(self.folder)
-            except OSError:
-                # Where locks do not work, another process may have been first; its catalogue is the same.
-                if not self.folder.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     def _fill(self, folder: Path) -> None:
         world = make_world(self.domain, self.size, self.seed)
@@ -166,17 +129,21 @@ class DemoSource:
         items = self._items(world)
         items.write_csv(folder / "items.csv")
         _interactions(world).write_csv(folder / "interactions.csv")
-        _users(world).write_csv(folder / "users.csv")
+        pl.DataFrame({"user_id": world.truth.user_ids, **world.columns}).write_csv(folder / "users.csv")
         world.truth.save(folder / "truth.npz")
-        paths = items.select("image", "video").rows()
-        facets = world.truth.facets_NF[:, 2:].tolist()
-        jobs = [MediaJob(n, *values, *files) for n, (values, files) in enumerate(zip(facets, paths, strict=True))]
-        self._make_media(folder, jobs)
+        facets, files = world.truth.facets_NF[:, 2:].tolist(), items.select("image", "video").rows()
+
+        def make(number: int) -> None:
+            make_media(folder, self.domain, self.seed, number, facets[number], files[number])
+
+        with progress("making the demo's media", len(items)) as advance, ThreadPoolExecutor(THREADS) as pool:
+            for _ in pool.map(make, range(len(items))):
+                advance(1)
 
     def _items(self, world: World) -> pl.DataFrame:
         texts = [
-            write_text(self.domain, int(theme), int(tone), item_rng(self.seed, n, 0))
-            for n, (theme, tone) in enumerate(world.truth.facets_NF[:, :2])
+            write_text(self.domain, theme, tone, item_rng(self.seed, n, 0))
+            for n, (theme, tone) in enumerate(world.truth.facets_NF[:, :2].tolist())
         ]
         names = world.truth.item_ids.tolist()
         described = zip(world.has["description"], texts, strict=True)
@@ -190,49 +157,6 @@ class DemoSource:
                 "published": world.published_N,
             }
         )
-
-    def _make_media(self, folder: Path, jobs: list[MediaJob]) -> None:
-        workers = min(_cores(), 8)
-        if len(jobs) <= _ALONE or workers == 1:
-            for job in jobs:
-                make_media(folder, self.domain, self.seed, job)
-            return
-        plan = folder / "plan.json"
-        content = {"domain": self.domain, "seed": self.seed, "jobs": [asdict(job) for job in jobs]}
-        plan.write_text(json.dumps(content), "utf-8")
-        _run_workers(folder, plan, workers, total=sum(bool(job.video) for job in jobs))
-        plan.unlink()
-
-
-def _run_workers(folder: Path, plan: Path, workers: int, total: int) -> None:
-    """Renders in processes of their own, with progress.
-
-    A process pool that spawns would import the caller's script again, which must then be guarded; these do not.
-    """
-    command = [sys.executable, "-c", "import sys; from avrec.data.sources.demo_media import main; main(sys.argv[1:])"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-    processes = [
-        subprocess.Popen([*command, folder, plan, str(k), str(workers)], env=environment) for k in range(workers)
-    ]
-    console = Console(stderr=True)
-    try:
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("Making the demo's media", total=total)
-            while any(process.poll() is None for process in processes):
-                progress.update(task, completed=sum(1 for _ in (folder / "videos").iterdir()))
-                time.sleep(0.1)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    if any(process.returncode for process in processes):
-        raise RuntimeError("A process that makes the demo's media failed; its own message stands above.")
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager
@@ -262,15 +186,12 @@ def _interactions(world: World) -> pl.DataFrame:
     )
 
 
-def _users(world: World) -> pl.DataFrame:
-    return pl.DataFrame({"user_id": world.truth.user_ids, **world.columns})
-
-
-def _positions(names: list[str], index: dict[str, int], kind: str) -> Array:
+def _positions(names: list[str], known: Array, kind: str) -> Array:
+    index = {name: n for n, name in enumerate(known.tolist())}
     unknown = [name for name in names if name not in index]
     if unknown:
         raise UserError(
             f"{kind} {unknown[0]!r} is not in the demo catalogue: its {len(index)} {kind}s are named like "
-            f"{next(iter(index))!r}. Take the names from {kind}s.csv."
+            f"{known.tolist()[0]!r}. Take the names from {kind}s.csv."
         )
     return np.array([index[name] for name in names], np.int64)

@@ -1,54 +1,23 @@
 """The demo's sound: a melody whose instrument and rhythm tell the audio facets."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
 
 from avrec.batch import Array
+from avrec.data.sources.demo_domains import DOMAINS
 
 SECONDS = 3
 SAMPLE_RATE = 16_000
-
-
-@dataclass(frozen=True)
-class Voice:
-    """A domain's sound style.
-
-    Attributes:
-        scale: semitones that a melody may use.
-        attack: seconds until a note is at full strength.
-        echo: strength of the echo, in [0, 1).
-        hum: strength of the steady low hum under everything.
-    """
-
-    scale: tuple[int, ...]
-    attack: float
-    echo: float
-    hum: float
-
-
-_VOICES: Mapping[str, Voice] = {
-    "film": Voice((0, 2, 3, 7, 8), 0.03, 0.35, 0.02),
-    "music": Voice((0, 2, 4, 7, 9), 0.01, 0.2, 0.0),
-    "game": Voice((0, 4, 7, 12), 0.004, 0.0, 0.0),
-    "course": Voice((0, 2, 5, 7), 0.02, 0.1, 0.01),
-}
 
 _REGISTERS = (110.0, 400.0, 1400.0)
 _TEMPI = (1.4, 6.0)
 
 
 def play(domain: str, timbre: int, rhythm: int, rng: np.random.Generator) -> Array:
-    """One item's sound, float32 (samples,) in [-1, 1]; a rhythm is a register and a tempo.
+    """One item's sound, float32 (samples,) in [-1, 1].
 
-    Args:
-        domain: whose sound style.
-        timbre: 0 flute, 1 organ, 2 bell, 3 strings, 4 breath, 5 pluck.
-        rhythm: 0 to 5: low, middle, high register, each slow, then each fast.
-        rng: for what varies within a value.
+    Timbres are flute, organ, bell, strings, breath and pluck; rhythms a low, middle or high register, slow, then fast.
     """
-    voice = _VOICES[domain]
+    voice = DOMAINS[domain]
     count = SECONDS * SAMPLE_RATE
     base = _REGISTERS[rhythm % 3] * 2 ** (rng.uniform(-2, 2) / 12)
     step = SAMPLE_RATE / (_TEMPI[rhythm // 3] * rng.uniform(0.9, 1.1))

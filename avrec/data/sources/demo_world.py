@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from avrec.batch import Array, UserError
+from avrec.data.sources.demo_domains import DOMAINS
 
 FACETS: Mapping[str, int] = {"theme": 8, "tone": 6, "palette": 8, "shape": 6, "timbre": 6, "rhythm": 6}
 """How many values each facet has."""
@@ -27,14 +28,6 @@ MODALITY_FACETS: Mapping[str, tuple[str, ...]] = {
     "audio": ("timbre", "rhythm"),
 }
 """The facets that each modality reveals."""
-
-MODALITY_WEIGHTS: Mapping[str, tuple[float, float, float]] = {
-    "film": (1.0, 1.0, 1.0),
-    "music": (0.7, 0.5, 1.5),
-    "game": (0.8, 1.35, 0.75),
-    "course": (1.5, 0.6, 0.7),
-}
-"""How much text, vision and audio count for taste, by domain."""
 
 START = 1_688_169_600
 """The first day, 2023-07-01 00:00 UTC."""
@@ -62,11 +55,7 @@ class WorldSize:
     num_interactions: int
 
     def check(self) -> None:
-        """Refuses sizes that no world can have.
-
-        Raises:
-            UserError: naming the parameter, what is allowed and what to do.
-        """
+        """Refuses sizes that no world can have with a ``UserError``."""
         if self.num_items < 20:
             raise UserError(f"num_items={self.num_items} is too small: give at least 20, so that some are cold.")
         if self.num_users < 10:
@@ -147,14 +136,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Log:
-    """What happened, in order of time.
-
-    Attributes:
-        user_W: user index of each interaction.
-        item_W: item index of each interaction.
-        time_W: Unix s.
-        watch_ratio_W: share watched, in (0, 1].
-    """
+    """What happened, in order of time: who chose what when (Unix s), and the share watched, in (0, 1]."""
 
     user_W: Array
     item_W: Array
@@ -164,14 +146,14 @@ class Log:
 
 @dataclass(frozen=True)
 class World:
-    """A whole planted world: the truth, what is missing, and what happened.
+    """A whole planted world.
 
     Attributes:
         truth: preferences.
         published_N: when an item came out, Unix s.
         has: by kind (description, poster, video): True where the item has it; sound comes with the video.
         columns: what users.csv tells, weakly related to taste: a plan (categorical) and an age (numeric).
-        log: the interactions.
+        log: what happened.
     """
 
     truth: Truth
@@ -186,11 +168,10 @@ def make_world(domain: str, size: WorldSize, seed: int) -> World:
     size.check()
     # One generator for each matter, so that a change in one does not reshuffle all the others.
     items, users, times, choices = (np.random.default_rng([seed, matter]) for matter in range(4))
-    facets_NF = _facets(size.num_items, items)
-    cold_N = np.zeros(size.num_items, bool)
-    cold_N[items.permutation(size.num_items)[: max(2, round(COLD_SHARE * size.num_items))]] = True
+    facets = [items.permutation(np.arange(size.num_items) % count) for count in FACETS.values()]
+    cold_N = _some(COLD_SHARE, size.num_items, 2, items)
     kinds = ("description", "poster", "video")
-    has = {kind: ~_some(MISSING_SHARE, size.num_items, items) for kind in kinds}
+    has = {kind: ~_some(MISSING_SHARE, size.num_items, 1, items) for kind in kinds}
     published_N = _published(cold_N, items)
     group_B = users.integers(_GROUPS, size=size.num_users)
     anchors_BAV = _anchors(domain, group_B, users)
@@ -198,7 +179,7 @@ def make_world(domain: str, size: WorldSize, seed: int) -> World:
     truth = Truth(
         user_ids=np.array([f"user-{n:05d}" for n in range(size.num_users)]),
         item_ids=np.array([f"{domain}-{n:05d}" for n in range(size.num_items)]),
-        facets_NF=facets_NF,
+        facets_NF=np.stack(facets, axis=1).astype(np.int64),
         appeal_N=_appeal(size.num_items, items),
         anchors_BAV=anchors_BAV,
         active_B2=np.array([(t[0], t[-1]) for t in moments], np.int64),
@@ -211,19 +192,14 @@ def make_world(domain: str, size: WorldSize, seed: int) -> World:
         truth=truth,
         published_N=published_N,
         has=has,
-        columns={"plan": _plans(group_B, users), "age": _ages(group_B, users)},
+        columns=_columns(group_B, users),
         log=Log(user_W[order], chosen[order], time_W[order], _watch_ratio(utility, choices)[order]),
     )
 
 
-def _facets(num_items: int, rng: np.random.Generator) -> Array:
-    columns = [rng.permutation(np.arange(num_items) % count) for count in FACETS.values()]
-    return np.stack(columns, axis=1).astype(np.int64)
-
-
-def _some(share: float, count: int, rng: np.random.Generator) -> Array:
+def _some(share: float, count: int, least: int, rng: np.random.Generator) -> Array:
     some_N = np.zeros(count, bool)
-    some_N[rng.permutation(count)[: max(1, round(share * count))]] = True
+    some_N[rng.permutation(count)[: max(least, round(share * count))]] = True
     return some_N
 
 
@@ -245,7 +221,7 @@ def _appeal(num_items: int, rng: np.random.Generator) -> Array:
 
 def _anchors(domain: str, group_B: Array, rng: np.random.Generator) -> Array:
     """Tastes: in each facet a favourite value and a second one over a background, some redrawn at each anchor."""
-    weights = np.repeat(MODALITY_WEIGHTS[domain], 2)
+    weights = np.repeat(DOMAINS[domain].weights, 2)
     weights = weights / np.sqrt(np.mean(weights**2)) * _SHARPNESS
     rows = np.arange(len(group_B))
     facets = []
@@ -266,14 +242,12 @@ def _anchors(domain: str, group_B: Array, rng: np.random.Generator) -> Array:
     return np.concatenate(facets, axis=2).astype(np.float32)
 
 
-def _plans(group_B: Array, rng: np.random.Generator) -> Array:
+def _columns(group_B: Array, rng: np.random.Generator) -> dict[str, Array]:
     random_B = rng.integers(len(_PLANS), size=len(group_B))
     telling_B = rng.uniform(size=len(group_B)) < 0.5
-    return np.array(_PLANS)[np.where(telling_B, group_B % len(_PLANS), random_B)]
-
-
-def _ages(group_B: Array, rng: np.random.Generator) -> Array:
-    return np.clip(20 + 5 * group_B + rng.normal(0, 9, size=len(group_B)), 13, 90).astype(np.int64)
+    plan_B = np.where(telling_B, group_B % len(_PLANS), random_B)
+    age_B = np.clip(20 + 5 * group_B + rng.normal(0, 9, size=len(group_B)), 13, 90)
+    return {"plan": np.array(_PLANS)[plan_B], "age": age_B.astype(np.int64)}
 
 
 def _moments(size: WorldSize, rng: np.random.Generator) -> list[Array]:

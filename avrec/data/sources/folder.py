@@ -13,7 +13,7 @@ import polars as pl
 
 from avrec.batch import Array, TextFields, UserError
 from avrec.data.cleaning import Cleaning
-from avrec.data.content_store import digest
+from avrec.data.files import digest, state_of
 from avrec.data.log import Feedback, Log, read_log, seconds_of
 from avrec.data.tables import (
     FILE_COLUMNS,
@@ -23,7 +23,6 @@ from avrec.data.tables import (
     Table,
     Tables,
     as_text,
-    check_unique,
     checked_items,
     encode_user_columns,
     find_table,
@@ -38,9 +37,6 @@ logger = logging.getLogger(__name__)
 
 def avrec_layout(root: Path) -> Tables:
     """avrec's own layout: ``items``, ``interactions`` and maybe ``users``, each csv, tsv, parquet or jsonl.
-
-    Args:
-        root: the folder.
 
     Raises:
         UserError: a table is missing, or there are two of it.
@@ -132,10 +128,7 @@ class FolderSource:
         return Catalogue(
             root=self.root,
             items=raw_items(items, self.root, text),
-            titles=(items["title"] if "title" in items.columns else items["item_id"])
-            .cast(pl.String)
-            .fill_null("")
-            .to_list(),
+            titles=items["title" if "title" in items.columns else "item_id"].cast(pl.String).fill_null("").to_list(),
             user_ids=log.user_ids,
             log=self._weighed(log, tables.interactions.path),
             user_categories=categories,
@@ -182,11 +175,9 @@ class FolderSource:
 
     def _published(self, items: pl.DataFrame) -> Array:
         published_N = np.full(len(items), np.nan)
-        if "published" in items.columns:
-            known = as_text(items["published"]).is_not_null()
-            if known.any():
-                seconds, _ = seconds_of(items["published"].filter(known), self.time, "items: column published")
-                published_N[known.to_numpy()] = seconds
+        if "published" in items.columns and (known := as_text(items["published"]).is_not_null()).any():
+            times = seconds_of(items["published"].filter(known), self.time, "items: column published")
+            published_N[known.to_numpy()] = times.seconds
         return published_N
 
     def _users(self, table: Table | None, user_ids: list[str]) -> pl.DataFrame:
@@ -195,31 +186,30 @@ class FolderSource:
         if table is None:
             return everyone
         users = table.need(["user_id"]).collect()
-        ids = ids_of(users, "user_id", table.path)
-        check_unique(ids, "user_id", table.path)
-        return everyone.join(users.with_columns(user_id=ids), on="user_id", how="left", maintain_order="left")
+        users = users.with_columns(user_id=ids_of(users, "user_id", table.path, unique=True))
+        return everyone.join(users, on="user_id", how="left", maintain_order="left")
 
     # ---- the log
 
     def _log(self, tables: Tables, item_ids: list[str]) -> Log:
         """The cleaned log, from the cache where it holds it."""
         if self.cache_dir is None:
-            return self._read(tables, item_ids)
-        stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in tables.files]
+            return self._cleaned(tables, item_ids)
         settings = {"columns": self.columns, "feedback": self.feedback.column, "time": self.time, **asdict(self.clean)}
         layout: Any = self.layout
         while isinstance(layout, partial):
             layout = layout.func
+        files = [state_of(path.resolve()) for path in tables.files]
         # The log refers to items by number, and those of a layout may come from more files than its tables.
-        key = {"files": stats, "layout": layout.__name__, "items": digest(item_ids), **settings}
+        key = {"files": files, "layout": layout.__name__, "items": digest(item_ids), **settings}
         folder = self.cache_dir / f"log-{digest(key)[:16]}"
         log = Log.load(folder)
         if log is None:
-            log = self._read(tables, item_ids)
+            log = self._cleaned(tables, item_ids)
             log.save(folder)
         return log
 
-    def _read(self, tables: Tables, item_ids: list[str]) -> Log:
+    def _cleaned(self, tables: Tables, item_ids: list[str]) -> Log:
         return read_log(tables.interactions, item_ids, self.feedback.column, self.time).cleaned(self.clean)
 
     def _weighed(self, log: Log, path: Path) -> Interactions:

@@ -23,13 +23,6 @@ def microlens_layout(root: Path, name: str | None = None) -> Tables:
     Titles are ``NAME_title_en.csv``, ``NAME_titles.csv`` or ``NAME_title.csv``; covers, sound and videos are files
     called by the item's id in folders whose names end in ``covers``, ``audios`` and ``videos``. All of these may be
     missing. Described at https://github.com/westlake-repl/MicroLens.
-
-    Args:
-        root: the folder that holds them.
-        name: of the dataset, ``MicroLens-100k`` say; None: the only one in the folder.
-
-    Raises:
-        UserError: there are no pairs, or several datasets and no name.
     """
     pairs = ORIGIN.need(root, "{}_pairs.csv", "{}_pairs.tsv", name=name)
     titles = ORIGIN.find(root, "{}_title_en.csv", "{}_titles.csv", "{}_title.csv", name=name)

@@ -21,18 +21,15 @@ def mmrec_layout(root: Path, name: str | None = None) -> Tables:
     Items are 0 to N - 1, so that row n of ``image_feat.npy`` and ``text_feat.npy`` is item n; N is the number of
     rows, or without such files the largest itemID + 1. Described at https://github.com/enoche/MMRec.
 
-    Args:
-        root: the folder that holds it.
-        name: of the dataset, ``baby`` say; None: the only one in the folder.
-
     Raises:
-        UserError: there is no such file or column, or an itemID is no whole number from 0 on.
+        UserError: also where an itemID is no whole number from 0 on.
     """
     path = ORIGIN.need(root, "{}.inter", name=name)
     log = text_table(path, separator="\t").renamed(NAMES).need(["user_id", "item_id", "split"])
     label = pl.col("split").str.strip_chars().str.strip_suffix(".0")
     frame = log.frame.with_columns(label.replace_strict(ROLES, default=pl.col("split")))
-    count = max(_count(log), *(_rows(root / feature) for feature in FEATURES))
+    matrices = [np.load(root / name, mmap_mode="r") for name in FEATURES if (root / name).is_file()]
+    count = max(_count(log), *map(len, matrices), 0)
     items = pl.LazyFrame({"item_id": [str(number) for number in range(count)]})
     return Tables(Table(items, path), Table(frame, path))
 
@@ -44,7 +41,3 @@ def _count(log: Table) -> int:
     if (numbers < 0).any() or (numbers % 1).any():
         raise UserError(f"{log.path}: column itemID must hold whole numbers from 0 on. Number the items anew.")
     return int(numbers.max(initial=-1)) + 1
-
-
-def _rows(path: Path) -> int:
-    return len(np.load(path, mmap_mode="r")) if path.is_file() else 0

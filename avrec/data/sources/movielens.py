@@ -24,12 +24,7 @@ MAY_DOWNLOAD = "Or let it be fetched for you, if you accept its licence: data.do
 def movielens_100k(root: Path, download: bool = False) -> Tables:
     """MovieLens-100K: ``u.data``, ``u.item`` and maybe ``u.user`` (https://grouplens.org/datasets/movielens/100k).
 
-    Args:
-        root: the folder that holds them.
-        download: True: fetch what is missing from GroupLens.
-
-    Raises:
-        UserError: a file is missing.
+    With ``download``, what is missing is fetched from GroupLens.
     """
     if download:
         fetch_members(f"{FILES}/ml-100k.zip", root, SHA256_100K, ["u.data", "u.item", "u.user"])
@@ -50,40 +45,25 @@ def movielens_100k(root: Path, download: bool = False) -> Tables:
 def movielens_1m(root: Path, download: bool = False) -> Tables:
     """MovieLens-1M and 10M: ``ratings.dat``, ``movies.dat`` and, in 1M, ``users.dat``.
 
-    Ages are the lower ends of ranges, occupations codes (https://grouplens.org/datasets/movielens/1m).
-
-    Args:
-        root: the folder that holds them.
-        download: True: fetch what is missing of MovieLens-1M from GroupLens.
-
-    Raises:
-        UserError: a file is missing.
+    Ages are the lower ends of ranges, occupations codes (https://grouplens.org/datasets/movielens/1m). With
+    ``download``, what is missing of MovieLens-1M is fetched from GroupLens.
     """
     if download:
         fetch_members(f"{FILES}/ml-1m.zip", root, SHA256_1M, ["ratings.dat", "movies.dat", "users.dat"])
     origin = Origin("ml-1m.zip", f"{PAGE}/1m", MAY_DOWNLOAD)
     ratings, movies = origin.need(root, "ratings.dat"), origin.need(root, "movies.dat")
-    user = origin.find(root, "users.dat")
+    users = _users(origin.find(root, "users.dat"), ["user_id", "gender", "age", "occupation", "zip"], "::")
     films = old_table(movies, ["item_id", "title", "genres"], "::")
-    users = _users(user, ["user_id", "gender", "age", "occupation", "zip"], "::")
-    log = old_table(ratings, RATING, "::")
-    return Tables(_films(films), log, users)
+    return Tables(_films(films), old_table(ratings, RATING, "::"), users)
 
 
 def movielens_32m(root: Path) -> Tables:
-    """MovieLens-32M, 25M, 20M and latest: ``ratings.csv`` and ``movies.csv`` (https://grouplens.org/datasets/movielens).
-
-    Args:
-        root: the folder that holds them.
-
-    Raises:
-        UserError: a file is missing.
-    """
+    """MovieLens-32M, 25M, 20M and latest: ``ratings.csv`` and ``movies.csv`` (https://grouplens.org/datasets/movielens)."""
     origin = Origin("ml-32m.zip (or ml-25m, ml-20m, ml-latest, ml-latest-small)", PAGE)
-    ratings, movies = origin.need(root, "ratings.csv"), origin.need(root, "movies.csv")
+    paths = [origin.need(root, "ratings.csv"), origin.need(root, "movies.csv")]
     names = {"user_id": "userId", "item_id": "movieId"}
-    films = scan(movies, infer_schema=False).renamed(names).need(["item_id", "title", "genres"])
-    return Tables(_films(films), scan(ratings, infer_schema=False).renamed(names))
+    ratings, movies = (scan(path, infer_schema=False).renamed(names) for path in paths)
+    return Tables(_films(movies.need(["item_id", "title", "genres"])), ratings)
 
 
 def _films(films: Table) -> Table:

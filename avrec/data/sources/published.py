@@ -1,6 +1,9 @@
-"""What the layouts of published datasets share: finding their files, reading them, saying where to get them."""
+"""What the layouts of published datasets share: finding their files, reading them, saying where to get them.
 
-import io
+A layout reads the files of ``root``, of the dataset ``name`` where there may be several, and raises a ``UserError``
+that names the page to get them from where there is no such folder, file or column, or several datasets and no name.
+"""
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,38 +30,23 @@ def source(
 ) -> FolderSource:
     """A folder source whose layout is told more than the folder.
 
-    Args:
-        layout: reads the folder's tables.
-        root: the folder.
-        name: which of the datasets in the folder; None: the layout knows, or there is one.
-        download: True: the layout may fetch what is missing; None: it cannot.
-        settings: the rest of ``FolderSource``'s arguments.
+    ``name`` says which of the datasets in the folder (None: the layout knows, or there is one), ``download`` whether
+    the layout may fetch what is missing (None: it cannot); ``settings`` are ``FolderSource``'s other arguments.
     """
-    more: dict[str, Any] = {k: value for k, value in (("name", name), ("download", download)) if value is not None}
+    more = {key: value for key, value in (("name", name), ("download", download)) if value is not None}
     return FolderSource(root, partial(layout, **more), **settings)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a dataset is to be had.
-
-    Attributes:
-        what: what to get.
-        page: the page that offers it.
-        how: what else helps, a sentence.
-    """
+    """Where a dataset is to be had: what to get, the page that offers it, and what else helps, a sentence."""
 
     what: str
     page: str
     how: str = ""
 
     def find(self, root: Path, *patterns: str, name: str | None = None) -> Path | None:
-        """The one file of the first pattern that has any; None where none has.
-
-        Args:
-            root: the folder.
-            patterns: file names with ``{}`` for the dataset's name, in order of preference.
-            name: the dataset's name; None: any.
+        """The one file of the first pattern (``{}`` stands for the dataset's name) that has any, or None.
 
         Raises:
             UserError: there is no such folder, or more than one such file.
@@ -100,40 +88,31 @@ def text_table(
     separator: str = ",",
     header: bool = False,
     quote: str | None = None,
+    content: bytes | None = None,
 ) -> Table:
-    """A table of text, with every column as text; UTF-8, read lazily.
+    """A table with every column as text; UTF-8, read lazily, or from its ``content`` where that was read before.
 
-    Args:
-        path: the file.
-        columns: names of its columns; None: those of its first line.
-        separator: a single character.
-        header: True: the first line is no row, though ``columns`` are given.
-        quote: the character around values that hold the separator; None: none is.
+    Without ``columns``, they are those of the first line; with ``header``, the first line is no row all the same.
+    ``quote`` is the character around values that hold the separator, a single character; None: none is.
     """
     options: dict[str, Any] = {"separator": separator, "quote_char": quote, "infer_schema": False}
     if columns is not None:
         schema = dict.fromkeys(columns, pl.String)
         options |= {"schema": schema, "has_header": False, "skip_rows": int(header), "raise_if_empty": False}
-    return Table(pl.scan_csv(path, **options), path)
+    return Table(pl.scan_csv(path if content is None else content, **options), path)
 
 
 def old_table(path: Path, columns: Sequence[str], separator: str) -> Table:
-    """The same for a small file from before UTF-8 was everywhere: UTF-8 where it is that, else Latin-1.
+    """The same for a small file without a header from before UTF-8 was everywhere: else it is Latin-1.
 
-    Args:
-        path: the file, without a header.
-        columns: names of its columns.
-        separator: of one character or more.
+    Its ``separator`` may have more than one character.
     """
-    data = path.read_bytes()
+    content = path.read_bytes()
     try:
-        text = data.decode()
+        text = content.decode()
     except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    data = text.replace(separator, NO_SEPARATOR).encode()
-    schema = dict.fromkeys(columns, pl.String)
-    options: dict[str, Any] = {"separator": NO_SEPARATOR, "quote_char": None, "raise_if_empty": False}
-    return Table(pl.scan_csv(io.BytesIO(data), has_header=False, schema=schema, **options), path)
+        text = content.decode("latin-1")
+    return text_table(path, columns, NO_SEPARATOR, content=text.replace(separator, NO_SEPARATOR).encode())
 
 
 def with_items_of(log: Table, items: Table) -> Table:

@@ -13,22 +13,14 @@ from avrec.data.sources.published import Origin, source, text_table, with_items_
 from avrec.data.tables import Table, Tables
 
 PAGE = "https://recbole.io/dataset_list.html"
-NUMBERS = ("float",)
-LEFT_OUT = ("float_seq",)
-"""Vectors are no text and no user column."""
 
 
 def recbole_source(
     layout: Callable[..., Tables], name: str, root: str | Path | None = None, **settings: Any
 ) -> FolderSource:
-    """A folder source of atomic files.
+    """A folder source (see ``published.source``) of atomic files.
 
-    Args:
-        layout: reads the files.
-        name: of the dataset, as in ``NAME.inter``.
-        root: the folder that holds them, or RecBole's ``dataset`` folder above it; None: the examples that an
-            installed RecBole brings.
-        settings: the rest of ``FolderSource``'s arguments.
+    Without a root, those of the examples that an installed RecBole brings.
 
     Raises:
         UserError: no root is given, and RecBole's example of this name is not here.
@@ -40,14 +32,7 @@ def recbole_layout(root: Path, name: str) -> Tables:
     """``NAME.inter`` and maybe ``NAME.item`` and ``NAME.user``, tab-separated under ``column:type``.
 
     An item or user file without ``item_id`` or ``user_id`` has its id in its first column. The first item column
-    whose name ends in ``title`` or ``name`` is the title.
-
-    Args:
-        root: the folder that holds them, or the folder above it.
-        name: of the dataset.
-
-    Raises:
-        UserError: there is no ``NAME.inter``.
+    whose name ends in ``title`` or ``name`` is the title. They may lie in a folder ``NAME`` of ``root``.
     """
     folder = root / name if (root / name).is_dir() else root
     origin = Origin(f"{name}'s atomic files", PAGE)
@@ -60,7 +45,10 @@ def recbole_layout(root: Path, name: str) -> Tables:
     if item is not None:
         items = _atomic(item)
         log, items = (table.renamed({"item_id": _key(items, "item_id")}) for table in (log, items))
-        items = with_items_of(log, _titled(items))
+        titles = [column for column in items.columns if column.endswith(("title", "name"))]
+        if titles and "title" not in titles:
+            items = items.renamed({"title": titles[0]})
+        items = with_items_of(log, items)
     return Tables(items, log, users)
 
 
@@ -79,20 +67,13 @@ def _example(name: str) -> Path:
 
 def _atomic(path: Path) -> Table:
     table = text_table(path, separator="\t")
-    kind = {column: column.partition(":")[2] for column in table.columns}
-    kept = [
-        pl.col(column).cast(pl.Float64, strict=False) if kind[column] in NUMBERS else pl.col(column)
-        for column in kind
-        if kind[column] not in LEFT_OUT
-    ]
-    return Table(table.frame.select(kept).rename(lambda column: column.partition(":")[0]), path)
+    kinds = {column: column.partition(":")[2] for column in table.columns}
+    numbers = [pl.col(column).cast(pl.Float64, strict=False) for column, kind in kinds.items() if kind == "float"]
+    # Vectors are no text and no user column.
+    kept = [column for column, kind in kinds.items() if kind != "float_seq"]
+    return Table(table.frame.with_columns(numbers).select(kept).rename(lambda column: column.partition(":")[0]), path)
 
 
 def _key(table: Table, ours: str) -> str:
     """What an item or user file calls its id: by RecBole's custom its first column."""
     return ours if ours in table.columns else table.columns[0]
-
-
-def _titled(items: Table) -> Table:
-    named = [column for column in items.columns if column.endswith(("title", "name"))]
-    return items if not named or "title" in named else items.renamed({"title": named[0]})

@@ -9,7 +9,10 @@ from avrec.batch import UserError
 from avrec.data.sources.published import NO_SEPARATOR, Origin, text_table, with_items_of
 from avrec.data.tables import Table, Tables
 
-PAGE = "https://github.com/RUCAIBox/CIKM2020-S3Rec (its data folder) or https://github.com/kang205/SASRec"
+ORIGIN = Origin(
+    "a dataset's sequences",
+    "https://github.com/RUCAIBox/CIKM2020-S3Rec (its data folder) or https://github.com/kang205/SASRec",
+)
 
 
 def sequences_layout(root: Path, name: str | None = None) -> Tables:
@@ -18,16 +21,8 @@ def sequences_layout(root: Path, name: str | None = None) -> Tables:
     One user a line (https://github.com/RUCAIBox/CIKM2020-S3Rec) and one pair a line
     (https://github.com/kang205/SASRec) are the same thing here: a user may have as many lines as they like, with as
     many items, and the order of the file is the order of time. An attribute n becomes the word ``an``.
-
-    Args:
-        root: the folder that holds them.
-        name: of the dataset; None: the folder's only ``.txt``.
-
-    Raises:
-        UserError: there is no such file, or several and no name.
     """
-    origin = Origin("a dataset's sequences", PAGE)
-    path = origin.need(root, "{}.txt", name=name)
+    path = ORIGIN.need(root, "{}.txt", name=name)
     log, attributes = sequence_table(path), path.with_name(f"{path.stem}_item2attributes.json")
     if not attributes.is_file():
         return Tables(None, log)
@@ -45,11 +40,9 @@ def sequence_table(path: Path) -> Table:
 
 def _attributes(path: Path) -> Table:
     try:
-        attributes_of = {str(item): [f"a{n}" for n in codes] for item, codes in json.loads(path.read_text()).items()}
+        words = [(item, " ".join(f"a{n}" for n in codes)) for item, codes in json.loads(path.read_text()).items()]
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(
             f"{path} is no JSON object of items with lists of attributes ({error}). Get it anew."
         ) from error
-    words = [" ".join(attributes) for attributes in attributes_of.values()]
-    schema = {"item_id": pl.String, "attributes": pl.String}
-    return Table(pl.LazyFrame({"item_id": list(attributes_of), "attributes": words}, schema), path)
+    return Table(pl.LazyFrame(words, {"item_id": pl.String, "attributes": pl.String}, orient="row"), path)

@@ -50,12 +50,7 @@ class AudioEncoder(Encoder):
         self.out_dim = 2 * width
         self.depth = depth
         self.trainable_layers = trainable_layers
-        self.convolutions = nn.ModuleList(
-            [
-                nn.Conv1d(mels, width, kernel_size=5, stride=2, padding=2),
-                nn.Conv1d(width, width, kernel_size=5, stride=2, padding=2),
-            ]
-        )
+        self.convolutions = nn.ModuleList(nn.Conv1d(w, width, 5, stride=2, padding=2) for w in (mels, width))
         longest = self.preprocess.arrays()["log_mel"].shape[0]
         self.position = nn.Embedding(int(_halved(_halved(torch.tensor(longest)))), width)
         nn.init.normal_(self.position.weight, std=0.02)
@@ -80,10 +75,8 @@ class AudioEncoder(Encoder):
 
     def lower_arrays(self) -> dict[str, ArraySpec]:
         """Shapes of what ``lower`` returns."""
-        return {
-            "features": ArraySpec((self.position.num_embeddings, self.width), "float32"),
-            "length": self.preprocess.arrays()["length"],
-        }
+        features = ArraySpec((self.position.num_embeddings, self.width), "float32")
+        return {"features": features, "length": self.preprocess.arrays()["length"]}
 
     def forward(self, content: dict[str, Tensor]) -> Float[Tensor, "n width"]:
         """Encode n sounds; time beyond the longest of the batch is not computed."""
@@ -119,17 +112,8 @@ class AudioEncoder(Encoder):
 
     def export_config(self) -> dict[str, Any]:
         """Constructor arguments."""
-        front = self.preprocess
-        return {
-            "sample_rate": front.sample_rate,
-            "seconds": front.seconds,
-            "mels": front.mels,
-            "hop": front.hop,
-            "width": self.width,
-            "depth": self.depth,
-            "heads": self.heads,
-            "trainable_layers": self.trainable_layers,
-        }
+        front = {name: getattr(self.preprocess, name) for name in ("sample_rate", "seconds", "mels", "hop")}
+        return front | {name: getattr(self, name) for name in ("width", "depth", "heads", "trainable_layers")}
 
 
 def _halved(length: Tensor) -> Tensor:

@@ -36,15 +36,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, content: dict[str, Tensor]) -> Tensor:
-        """Encode n items.
-
-        Args:
-            content: what ``preprocess`` made, or what ``lower`` made of it where layers are frozen; first
-                axis n.
-
-        Returns:
-            Values, (n, out_dim).
-        """
+        """Encode n items, to (n, out_dim), from what ``preprocess`` or, where layers are frozen, ``lower`` made."""
 
     def lower(self, content: dict[str, Tensor]) -> dict[str, Tensor]:
         """The frozen layers' output for preprocessed content, in the arrays of ``lower_arrays``."""

@@ -19,16 +19,11 @@ NUMBERS_AT_ONCE = 1 << 22
 
 
 class FeatureTable:
-    """The rows of an ``.npy`` file, mapped into memory and read as they are asked for.
+    """The rows of an ``.npy`` file, N x F, mapped into memory and read as they are asked for.
 
     A row of NaN alone, or of zeros alone, is what such files hold where there was nothing to compute from: its
-    item lacks the modality.
-
-    Args:
-        modality: for error messages.
-        path: the file, N x F of real numbers.
-        ids: says which item each row is, ``.npy``, ``.txt`` (one a line) or ``.json`` (a list); items may be
-            missing from it. None: row n is the catalogue's item n.
+    item lacks the modality. ``ids`` says which item each row is, ``.npy``, ``.txt`` (one a line) or ``.json`` (a list);
+    items may be missing from it. Without it, row n is the catalogue's item n.
 
     Raises:
         UserError: the file is not there, not an ``.npy`` of numbers, or not N x F.
@@ -60,7 +55,7 @@ class FeatureTable:
         Raises:
             UserError: rows and items do not match, a row is neither whole nor empty, or all rows are empty.
         """
-        row_N = self._by_id(items) if self.ids else np.arange(len(self.matrix))
+        row_N = np.arange(len(self.matrix)) if self.ids is None else self._by_id(items, self.ids)
         if len(row_N) != len(items):
             raise UserError(
                 f"{self.modality}.path={self.path} has {len(row_N)} rows, the catalogue {len(items)} items. Give a row "
@@ -74,30 +69,26 @@ class FeatureTable:
             )
         return FeatureRows(self, row_N, present_N)
 
-    def _by_id(self, items: list[RawItem]) -> Array:
-        assert self.ids is not None
-        given = f"{self.modality}.ids={self.ids}"
-        ids = _ids_in(self.ids, f"{self.modality}.ids")
+    def _by_id(self, items: list[RawItem], file: Path) -> Array:
+        given = f"{self.modality}.ids={file}"
+        ids = _ids_in(file, f"{self.modality}.ids")
         if len(ids) != len(self.matrix):
             raise UserError(
                 f"{given} has {len(ids)} ids, {self.path} {len(self.matrix)} rows. Give one id for each row, in order."
             )
-        double = [item_id for item_id, count in Counter(ids).items() if count > 1]
-        if double:
+        if double := [item_id for item_id, count in Counter(ids).items() if count > 1]:
             raise UserError(
                 f"{given} names {double[0]!r} more than once ({len(double)} such ids). Each item has one row; "
                 "remove the others, with their rows."
             )
-        number_of = {item.item_id: number for number, item in enumerate(items)}
-        unknown = [item_id for item_id in ids if item_id not in number_of]
-        if unknown:
+        row_of = {item_id: row for row, item_id in enumerate(ids)}
+        if unknown := row_of.keys() - {item.item_id for item in items}:
+            first = min(unknown, key=row_of.__getitem__)
             raise UserError(
-                f"{given} names {unknown[0]!r}, which is no item_id of the catalogue ({len(unknown)} of {len(ids)} "
+                f"{given} names {first!r}, which is no item_id of the catalogue ({len(unknown)} of {len(ids)} "
                 f"ids; the catalogue has {items[0].item_id!r} and the like). Give its ids, or remove these rows."
             )
-        row_N = np.full(len(items), -1)
-        row_N[[number_of[item_id] for item_id in ids]] = np.arange(len(ids))
-        return row_N
+        return np.array([row_of.get(item.item_id, -1) for item in items])
 
     def _filled(self) -> Array:
         """True for each row of the file that holds features."""
@@ -116,13 +107,7 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class FeatureRows:
-    """A catalogue's items in a table (``avrec.batch.PreparedContent``).
-
-    Attributes:
-        table: the file.
-        row_N: each item's row; -1 where it has none.
-        present_N: True where the item's row holds features.
-    """
+    """A catalogue's items in a table (``avrec.batch.PreparedContent``): each one's row, -1 where it has none."""
 
     table: FeatureTable
     row_N: Array
@@ -163,7 +148,8 @@ class FeaturesEncoder(Encoder):
         self.modality = modality
         self.preprocess: FeatureTable | None = None
         if path:
-            self.preprocess = FeatureTable(modality, _under(root, path), _under(root, ids) if ids else None)
+            files = [Path(root) / Path(file).expanduser() for file in (path, ids) if file]
+            self.preprocess = FeatureTable(modality, *files)
             width = self.preprocess.width
         if width is None:
             raise UserError(
@@ -207,10 +193,6 @@ class FeaturesEncoder(Encoder):
     def export_config(self) -> dict[str, Any]:
         """Constructor arguments, without the file."""
         return {"modality": self.modality, "width": self.width, "hidden": self.hidden}
-
-
-def _under(root: str | Path, path: str) -> Path:
-    return Path(root) / Path(path).expanduser()
 
 
 def _float32(values: Any) -> Array:

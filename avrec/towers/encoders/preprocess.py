@@ -6,6 +6,7 @@ none of them, and importing them would take it longer than its work.
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,27 +17,23 @@ SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 
+@dataclass
 class VisionPreprocess:
     """Pictures and video frames to ``frames`` (F, 3, size, size) uint8 and ``frame_present`` (F,).
 
-    The poster, where the catalogue has posters, is slot 0; the video's frames follow.
-
-    Args:
-        size: edge in pixels.
-        video_frames: frames spread over a video's length.
-        fit_mode: ``squash`` to the square, or ``crop`` its centre.
+    The poster, where the catalogue has posters, is slot 0; the video's frames follow. See ``VisionEncoder``.
     """
 
     modality = "vision"
+    size: int = 48
+    video_frames: int = 4
+    fit_mode: str = "squash"
 
-    def __init__(self, size: int = 48, video_frames: int = 4, fit_mode: str = "squash") -> None:
-        if fit_mode not in ("squash", "crop"):
-            raise UserError(f"vision.fit_mode={fit_mode} is not known. Give 'squash' or 'crop'.")
-        self.size = size
-        self.video_frames = video_frames
-        self.fit_mode = fit_mode
+    def __post_init__(self) -> None:
+        if self.fit_mode not in ("squash", "crop"):
+            raise UserError(f"vision.fit_mode={self.fit_mode} is not known. Give 'squash' or 'crop'.")
         self.has_image = True
-        self.has_video = video_frames > 0
+        self.has_video = self.video_frames > 0
 
     def fit(self, items: list[RawItem]) -> None:
         """Keep no slot for what no item of the catalogue has."""
@@ -48,7 +45,7 @@ class VisionPreprocess:
         )
 
     def settings(self) -> dict[str, Any]:
-        """Constructor arguments and slots."""
+        """Arguments and slots."""
         return dict(vars(self))
 
     def request(self) -> DecodeRequest:
@@ -58,25 +55,21 @@ class VisionPreprocess:
     def arrays(self) -> dict[str, ArraySpec]:
         """Shapes of the stored arrays."""
         slots = int(self.has_image) + self.video_frames * int(self.has_video)
-        return {
-            "frames": ArraySpec((slots, 3, self.size, self.size), "uint8"),
-            "frame_present": ArraySpec((slots,), "bool"),
-        }
+        frames = ArraySpec((slots, 3, self.size, self.size), "uint8")
+        return {"frames": frames, "frame_present": ArraySpec((slots,), "bool")}
 
     def __call__(self, decoded: Decoded) -> dict[str, Array] | None:
         """The item's slots, or None where it has neither picture nor video."""
         if decoded.image is None and decoded.frames is None:
             return None
-        specs = self.arrays()
-        frames = np.zeros(specs["frames"].shape, np.uint8)
-        present = np.zeros(specs["frame_present"].shape, bool)
-        if decoded.image is not None and self.has_image:
-            frames[0], present[0] = self._resized(decoded.image), True
-        if decoded.frames is not None and self.has_video:
-            first = int(self.has_image)
-            for slot, frame in enumerate(decoded.frames, start=first):
-                frames[slot], present[slot] = self._resized(frame), True
-        return {"frames": frames, "frame_present": present}
+        row = {name: np.zeros(spec.shape, spec.dtype) for name, spec in self.arrays().items()}
+        pictures = [] if decoded.frames is None or not self.has_video else list(decoded.frames)
+        if self.has_image:
+            pictures.insert(0, decoded.image)
+        for slot, picture in enumerate(pictures):
+            if picture is not None:
+                row["frames"][slot], row["frame_present"][slot] = self._resized(picture), True
+        return row
 
     def _resized(self, picture: Array) -> Array:
         from PIL import Image
@@ -90,41 +83,26 @@ class VisionPreprocess:
         return np.asarray(image).transpose(2, 0, 1)
 
 
+@dataclass
 class AudioPreprocess:
     """Sound to ``log_mel`` (S, mels) float16 and ``length`` (spectrogram frames that hold sound).
 
     The log-mel front end is torchaudio's; it stands in this class alone. Each item is centred on its own mean
-    level, so that loudness does not speak.
-
-    Args:
-        sample_rate: Hz.
-        seconds: sound beyond it is not read, shorter sound is padded.
-        mels: mel bands.
-        hop: samples between two spectrogram frames.
-        window: samples of one Fourier transform.
+    level, so that loudness does not speak. See ``AudioEncoder``; ``window`` is the samples of one Fourier transform.
     """
 
     modality = "audio"
-
-    def __init__(
-        self,
-        sample_rate: int = 16000,
-        seconds: float = 10.0,
-        mels: int = 64,
-        hop: int = 512,
-        window: int = 1024,
-    ) -> None:
-        self.sample_rate = sample_rate
-        self.seconds = seconds
-        self.mels = mels
-        self.hop = hop
-        self.window = window
+    sample_rate: int = 16000
+    seconds: float = 10.0
+    mels: int = 64
+    hop: int = 512
+    window: int = 1024
 
     def fit(self, items: list[RawItem]) -> None:
         """Nothing is learned."""
 
     def settings(self) -> dict[str, Any]:
-        """Constructor arguments."""
+        """Arguments."""
         return dict(vars(self))
 
     def request(self) -> DecodeRequest:
@@ -158,13 +136,9 @@ class AudioPreprocess:
 
 
 class TextPreprocess:
-    """Text to ``tokens`` (T,) int32, padded with the tokenizer's padding token.
+    """Text to ``tokens`` (T,) int32, cut at T and padded with the tokenizer's padding token.
 
-    Args:
-        max_tokens: T; longer texts are cut.
-        vocab_size: size of the byte-level BPE vocabulary learned from the catalogue's texts, where no
-            tokenizer is given.
-        tokenizer: a transformers tokenizer, or None: one is learned by ``fit``.
+    Where no ``tokenizer`` is given, ``fit`` learns a byte-level BPE vocabulary of ``vocab_size`` from the catalogue.
 
     Raises:
         UserError: the vocabulary has no room for the 256 bytes.
@@ -185,17 +159,13 @@ class TextPreprocess:
 
     def fit(self, items: list[RawItem]) -> None:
         """Learn a byte-level BPE tokenizer from the catalogue, where none was given or learned before."""
-        if self.tokenizer is not None:
-            return
-        texts = sorted(item.text for item in items if item.text)
-        self.tokenizer = learn_tokenizer(texts, self.vocab_size)
+        if self.tokenizer is None:
+            self.tokenizer = learn_tokenizer(sorted(item.text for item in items if item.text), self.vocab_size)
 
     def settings(self) -> dict[str, Any]:
         """The cut-off and a hash of the tokenizer."""
-        return {
-            "max_tokens": self.max_tokens,
-            "tokenizer": hashlib.sha256(self.tokenizer_json().encode()).hexdigest(),
-        }
+        digest = hashlib.sha256(self.tokenizer_json().encode()).hexdigest()
+        return {"max_tokens": self.max_tokens, "tokenizer": digest}
 
     def tokenizer_json(self) -> str:
         """The tokenizer as one JSON text, equal for equal tokenizers."""
@@ -219,11 +189,9 @@ class TextPreprocess:
         tokens = self.tokenizer(decoded.text, truncation=True, max_length=self.max_tokens)["input_ids"]
         # A text may spell the padding token out; padding stands at the end alone.
         tokens = [token for token in tokens if token != self.tokenizer.pad_token_id]
-        if not tokens:
-            return None
         stored = np.full(self.max_tokens, self.tokenizer.pad_token_id, np.int32)
         stored[: len(tokens)] = tokens
-        return {"tokens": stored}
+        return {"tokens": stored} if tokens else None
 
 
 def learn_tokenizer(texts: list[str], vocab_size: int) -> Any:

@@ -53,10 +53,10 @@ class TextEncoder(Encoder):
         if name is not None:
             self.network, tokenizer = _pretrained(str(name), max_tokens)
         else:
-            self.network = AutoModel.from_config(
-                _config_of(architecture) if architecture else _small(width, depth, heads, vocab_size, max_tokens),
-                attn_implementation="sdpa",
-            )
+            small = _small(width, depth, heads, vocab_size, max_tokens)
+            # A configuration's own model_type is the first argument.
+            config = AutoConfig.for_model(**architecture) if architecture else small
+            self.network = AutoModel.from_config(config, attn_implementation="sdpa")
         # Mean pooling does not use it, and a module without gradients breaks distributed training.
         if getattr(self.network, "pooler", None) is not None:
             self.network.pooler = None
@@ -102,10 +102,7 @@ class TextEncoder(Encoder):
         if self.cut == self.depth:
             return {"pooled": ArraySpec((self.out_dim,), "float32")}
         tokens = self.preprocess.max_tokens
-        return {
-            "hidden": ArraySpec((tokens, self.out_dim), "float32"),
-            "tokens": ArraySpec((tokens,), "int32"),
-        }
+        return {"hidden": ArraySpec((tokens, self.out_dim), "float32"), "tokens": ArraySpec((tokens,), "int32")}
 
     def forward(self, content: dict[str, Tensor]) -> Float[Tensor, "n width"]:
         """Encode n texts; tokens beyond the longest text of the batch are not computed."""
@@ -164,11 +161,6 @@ def _small(width: int, depth: int, heads: int, vocab_size: int, max_tokens: int)
         attention_probs_dropout_prob=0.0,
         pad_token_id=0,
     )
-
-
-def _config_of(architecture: dict[str, Any]) -> Any:
-    settings = dict(architecture)
-    return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
 
 def _pretrained(name: str, max_tokens: int) -> tuple[Any, Any]:

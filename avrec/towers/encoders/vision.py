@@ -149,15 +149,10 @@ class VisionEncoder(Encoder):
 
     def export_config(self) -> dict[str, Any]:
         """Constructor arguments that build the same network with random weights."""
-        return {
-            "name": self.name and self.network.pretrained_cfg["architecture"],
-            "weights": "random",
-            "size": self.preprocess.size,
-            "video_frames": self.preprocess.video_frames,
-            "fit_mode": self.preprocess.fit_mode,
-            "pooling": self.pooling,
-            "trainable_layers": self.trainable_layers,
-        }
+        front = {name: getattr(self.preprocess, name) for name in ("size", "video_frames", "fit_mode")}
+        name = self.name and self.network.pretrained_cfg["architecture"]
+        rest = {"pooling": self.pooling, "trainable_layers": self.trainable_layers}
+        return {"name": name, "weights": "random", **front, **rest}
 
 
 def _taken(values_nF: Tensor, present_nF: Tensor) -> Tensor:
@@ -184,7 +179,11 @@ def _network(name: str | None, weights: str | Path | None, size: int) -> Any:
         if weights is not None and weights != "random":
             if not Path(weights).is_file():
                 raise UserError(f"vision.weights={weights} is not a file. Give the path of a checkpoint of {name}.")
-            _load_remapped(network, str(weights))
+            # Names may differ, the order is the network's, and the classifier is left out.
+            loaded = load_checkpoint(network, str(weights), remap=True, strict=False)
+            missing = [name for name in getattr(loaded, "missing_keys", []) if "num_batches_tracked" not in name]
+            if missing:
+                raise UserError(f"vision.weights={weights} does not fill the network: {missing[:3]} are not in it.")
     except UserError:
         raise
     except Exception as error:  # timm and the hub client raise a dozen kinds
@@ -202,14 +201,6 @@ def _sized(name: str, size: int) -> dict[str, Any]:
     architecture = json.loads((folder / "config.json").read_text())["architecture"] if folder.is_dir() else folder.name
     settings = get_pretrained_cfg(architecture)
     return {"img_size": size} if settings is not None and settings.fixed_input_size else {}
-
-
-def _load_remapped(network: nn.Module, weights: str) -> None:
-    """Load a checkpoint whose names may differ but whose order is the network's, its classifier left out."""
-    missing = load_checkpoint(network, weights, remap=True, strict=False)
-    unfilled = [name for name in getattr(missing, "missing_keys", []) if "num_batches_tracked" not in name]
-    if unfilled:
-        raise UserError(f"vision.weights={weights} does not fill the network: {unfilled[:3]} are not in it.")
 
 
 def stages_of(network: Any) -> list[nn.Module]:
