@@ -1,17 +1,9 @@
-"""avrec: two-tower retrieval models for audio and video, trained end to end through their encoders."""
+"""avrec: two-tower retrieval models for audio and video, trained end to end through their encoders.
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+The public names stand in ``__init__.pyi``. Each is imported when it is first asked for: torch and Lightning take
+seconds, a loaded tower needs no Lightning, and ``train.py --help`` neither.
+"""
 
-if TYPE_CHECKING:
-    from avrec.export.item_tower import ExportedItemTower, load_item_tower
-    from avrec.export.user_tower import ExportedUserTower, load_user_tower
+import lazy_loader
 
-__all__ = ["ExportedItemTower", "ExportedUserTower", "load_item_tower", "load_user_tower"]
-
-
-def __getattr__(name: str) -> Any:
-    # torch takes seconds to import, and `train.py --help` comes by here.
-    if name in __all__:
-        return getattr(import_module(f"avrec.export.{'item' if 'item' in name.lower() else 'user'}_tower"), name)
-    raise AttributeError(f"module 'avrec' has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

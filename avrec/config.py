@@ -149,7 +149,7 @@ def build_module(cfg: DictConfig, data: "TwoTowerData", validate: Callable[..., 
     )
     with building("optimizer and scheduler"):  # before anything is written
         scheduler(optimizer(module), total_steps=100)
-    data.connect({name: (encoders[name].preprocess, encoders[name].frozen_layers()) for name in item_tower.modalities})
+    data.connect(item_tower.parts())
     return module
 
 

@@ -1,6 +1,7 @@
 """The item tower: what an item is, as one vector."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -98,6 +99,11 @@ class ItemTower(nn.Module):
     def modalities(self) -> list[str]:
         """The modalities that this tower reads, in the order of ``present_UM``'s columns."""
         return list(self.encoders)
+
+    def parts(self) -> dict[str, tuple[Any, Any]]:
+        """By modality, what makes its content and the layers that are frozen: what ``TwoTowerData.connect`` takes."""
+        encoders: Iterable[tuple[str, Any]] = self.encoders.items()
+        return {name: (encoder.preprocess, encoder.frozen_layers()) for name, encoder in encoders}
 
     def forward(self, items: ItemBatch) -> Float[Tensor, "U D"]:
         """Embed U items, whose ``present_UM`` has one column for each of this tower's modalities."""

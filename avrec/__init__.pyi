@@ -1,0 +1,76 @@
+from .batch import UserError
+from .data.datamodule import TwoTowerData
+from .data.preparation import prepare_content
+from .data.sources.folder import FolderSource
+from .data.splits import ColdItems, Given, LeaveLastOut, Random, Temporal
+from .data.tables import Catalogue
+from .evaluation.metrics import METRICS
+from .evaluation.protocol import Result, evaluate
+from .evaluation.ranking import EmbeddingScorer, top_k
+from .export.item_tower import ExportedItemTower, export_item_tower, load_item_tower
+from .export.user_tower import ExportedUserTower, export_user_tower, load_user_tower
+from .objective.bpr import BPR
+from .objective.in_batch_sigmoid import InBatchSigmoid
+from .objective.log_sigmoid import LogSigmoid
+from .objective.sampled_softmax import SampledSoftmax
+from .retrieval.index import Index
+from .towers.encoders.audio import AudioEncoder
+from .towers.encoders.base import Encoder
+from .towers.encoders.identity import IdentityEncoder
+from .towers.encoders.text import TextEncoder
+from .towers.encoders.vision import VisionEncoder
+from .towers.fusion import AttentionFusion, ConcatFusion, GatedFusion, MeanFusion
+from .towers.history_attention import HistoryAttention
+from .towers.item_tower import ItemTower
+from .towers.ncf import NCF
+from .towers.score import Score
+from .towers.user_tower import UserColumns, UserTower
+from .training.module import TwoTowerModule
+from .training.param_groups import adamw, warmup_cosine
+
+__all__ = [
+    "AttentionFusion",
+    "AudioEncoder",
+    "BPR",
+    "Catalogue",
+    "ColdItems",
+    "ConcatFusion",
+    "EmbeddingScorer",
+    "Encoder",
+    "ExportedItemTower",
+    "ExportedUserTower",
+    "FolderSource",
+    "GatedFusion",
+    "Given",
+    "HistoryAttention",
+    "IdentityEncoder",
+    "InBatchSigmoid",
+    "Index",
+    "ItemTower",
+    "LeaveLastOut",
+    "LogSigmoid",
+    "METRICS",
+    "MeanFusion",
+    "NCF",
+    "Random",
+    "Result",
+    "SampledSoftmax",
+    "Score",
+    "Temporal",
+    "TextEncoder",
+    "TwoTowerData",
+    "TwoTowerModule",
+    "UserColumns",
+    "UserError",
+    "UserTower",
+    "VisionEncoder",
+    "adamw",
+    "evaluate",
+    "export_item_tower",
+    "export_user_tower",
+    "load_item_tower",
+    "load_user_tower",
+    "prepare_content",
+    "top_k",
+    "warmup_cosine",
+]
