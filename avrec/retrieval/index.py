@@ -1,4 +1,4 @@
-"""The items whose embeddings have the largest product with a query: exactly, or by an HNSW graph above a size."""
+"""The items whose embeddings have the largest product with a query: exactly, or by an inverted file above a size."""
 
 import json
 import os
@@ -19,8 +19,14 @@ APPROXIMATE_ABOVE = 500_000
 LEAST_RECALL = 0.95
 RECALL_AT = 100
 SAMPLED_QUERIES = 200
-EXPANSIONS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
-"""Candidates that HNSW keeps while it searches: the first of them that reaches ``LEAST_RECALL`` is taken."""
+PROBES = (8, 16, 32, 64, 96, 128, 160, 192, 256, 384, 512)
+"""Lists that are looked through: the first of them that reaches ``LEAST_RECALL`` is taken."""
+
+TRAINED_ON = 40
+"""Items per list that its centre is learned from; faiss asks for 39."""
+
+SPARE = 1.5
+"""Candidates per item wanted: their order is of rounded vectors, and their scores are computed anew."""
 
 BLOCK_SCORES = 2**26
 """Scores computed at a time, 256 MiB."""
@@ -41,10 +47,10 @@ class Found(NamedTuple):
 class Index:
     """Embeddings under string ids, searched by product.
 
-    Exact up to ``approximate_above`` items; ties stand in the order in which items were given. Above, an HNSW graph
-    (usearch; Malkov and Yashunin 2016) proposes candidates, their scores are exact, and how many of the exact first
-    items it finds is measured on a sample and printed when it is built. Products of vectors of very different lengths
-    suit HNSW badly: that number says whether they do.
+    Exact up to ``approximate_above`` items; ties stand in the order in which items were given. Above, an inverted file
+    (faiss; Jégou et al. 2011, section 4) proposes candidates: items lie in lists around 4 √N centres, rounded to 8 bits
+    a number, and only the lists nearest to a query are looked through. The candidates' scores are exact, and how many
+    of the exact first items are found is measured on a sample and printed when it is built.
 
     Args:
         ids: of the items, each once.
@@ -55,10 +61,10 @@ class Index:
     Attributes:
         ids: of the items, in order.
         vector_ND: their embeddings, float32.
-        recall: of the graph, from 0 to 1, as measured when it was built; None where search is exact.
+        recall: of approximate search, from 0 to 1, as measured when it was built; None where search is exact.
 
     Raises:
-        UserError: an id twice, shapes that do not fit, a number that is not finite, or usearch is missing.
+        UserError: an id twice, shapes that do not fit, a number that is not finite, or faiss is missing.
     """
 
     def __init__(
@@ -71,9 +77,9 @@ class Index:
         self.ids: list[str] = []
         self.vector_ND: Array = np.zeros((0, np.shape(vector_ND)[-1]), np.float32)
         self.recall: float | None = None
-        # Names of rows, rising, that stay when others are removed: the graph needs no rebuilding.
+        # Names of rows, rising, that stay when others are removed: the lists need no rebuilding.
         self._key_N: Array = np.zeros(0, np.int64)
-        self._graph: Any = None
+        self._lists: Any = None
         self._mapped = False
         self._append(ids, vector_ND)
         self._row = {item_id: row for row, item_id in enumerate(self.ids)}
@@ -118,8 +124,8 @@ class Index:
         denied = self._rows(deny)
         hidden = [denied] * len(query_BD) if seen is None else [np.union1d(denied, self._rows(own)) for own in seen]
         fetched = k + max((len(rows) for rows in hidden), default=0)
-        # A graph knows no filters: what they may take away is fetched on top, as long as that is little.
-        exact = allow is not None or self._graph is None or fetched > len(self) // 8
+        # Lists know no filters: what they may take away is fetched on top, as long as that is little.
+        exact = allow is not None or self._lists is None or fetched > len(self) // 8
         rows = None if allow is None else self._rows(allow)
         row_BK, score_BK = self._search(query_BD, k, hidden, None if exact else fetched, rows)
         found = zip(row_BK.tolist(), (score_BK > -np.inf).sum(axis=1).tolist(), strict=True)
@@ -135,8 +141,8 @@ class Index:
         first = len(self)
         self._append(ids, vector_ND)
         self._row.update((item_id, row) for row, item_id in enumerate(self.ids[first:], first))
-        if self._graph is not None:
-            self._graph.add(self._key_N[first:], self.vector_ND[first:], threads=torch.get_num_threads())
+        if self._lists is not None:
+            self._lists.add_with_ids(self.vector_ND[first:], self._key_N[first:])
 
     def remove(self, ids: Iterable[str]) -> None:
         """Take items out; the others keep their order.
@@ -152,8 +158,8 @@ class Index:
                 f"{len(unknown)} ids are not in the index, the first is {unknown[0]!r}. Nothing is removed."
             )
         gone = self._rows(ids)
-        if self._graph is not None:
-            self._graph.remove(self._key_N[gone])
+        if self._lists is not None:
+            self._lists.remove_ids(self._key_N[gone])
         stay = np.delete(np.arange(len(self)), gone)
         self.ids = [self.ids[row] for row in stay.tolist()]
         self.vector_ND, self._key_N = self.vector_ND[stay], self._key_N[stay]
@@ -171,15 +177,15 @@ class Index:
         if folder.exists() and not (folder / "index.json").is_file():
             raise UserError(f"{folder} is there and is no index. Give another folder, or remove it.")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        expansion = None if self._graph is None else self._graph.expansion_search
-        about = {"format": FORMAT, "recall": self.recall, "expansion": expansion, "ids": self.ids}
+        probes = None if self._lists is None else self._lists.nprobe
+        about = {"format": FORMAT, "recall": self.recall, "probes": probes, "ids": self.ids}
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
             new = Path(beside) / "new"
             new.mkdir()
             np.save(new / "vectors.npy", self.vector_ND)
             (new / "index.json").write_text(json.dumps({**about, "keys": self._key_N.tolist()}), "utf-8")
-            if self._graph is not None:
-                self._graph.save(str(new / "graph.usearch"))
+            if self._lists is not None:
+                _faiss().write_index(self._lists, str(new / "lists.faiss"))
             if folder.exists():
                 os.rename(folder, Path(beside) / "old")
             os.rename(new, folder)
@@ -191,7 +197,7 @@ class Index:
 
         Args:
             folder: its folder.
-            mapped: leave vectors and graph on disk, as memory maps that processes share; nothing can be added or
+            mapped: leave vectors and lists on disk, as memory maps that processes share; nothing can be added or
                 removed then.
 
         Raises:
@@ -205,10 +211,10 @@ class Index:
             if about["format"] != FORMAT or len(about["ids"]) != len(vector_ND):
                 raise ValueError("of another version, or its files are not of one index")
             index = cls([], vector_ND[:0])
-            if about["expansion"] is not None:
-                index._graph = _new_graph(vector_ND.shape[1])
-                (index._graph.view if mapped else index._graph.load)(str(path / "graph.usearch"))
-                index._graph.expansion_search = about["expansion"]
+            if about["probes"] is not None:
+                faiss = _faiss()
+                index._lists = faiss.read_index(str(path / "lists.faiss"), faiss.IO_FLAG_MMAP if mapped else 0)
+                index._lists.nprobe = about["probes"]
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             if isinstance(error, UserError):
                 raise
@@ -245,7 +251,7 @@ class Index:
         """Distinct rows of the ids that are there, in order."""
         return np.unique(np.asarray([self._row[i] for i in ids if i in self._row], np.int64))
 
-    # ---- search in blocks of queries, exactly or (where a number is to be fetched) in the graph
+    # ---- search in blocks of queries, exactly or (where a number is to be fetched) in the lists
 
     def _search(
         self, query_BD: Array, k: int, hidden: list[Array], fetched: int | None, rows: Array | None = None
@@ -259,16 +265,15 @@ class Index:
             if fetched is None:
                 best_BK, value_BK = _search_all(query_BD[block], k, hidden[block], vectors, rows)
             else:
-                best_BK, value_BK = self._search_graph(query_BD[block], k, hidden[block], fetched)
+                best_BK, value_BK = self._search_lists(query_BD[block], k, hidden[block], fetched)
             row_BK[block, : best_BK.shape[1]], score_BK[block, : best_BK.shape[1]] = best_BK, value_BK
         return row_BK, score_BK
 
-    def _search_graph(self, query_BD: Array, k: int, hidden: list[Array], fetched: int) -> tuple[Array, Array]:
-        found = self._graph.search(query_BD, fetched, threads=torch.get_num_threads())
-        keys_BF, counts = np.atleast_2d(found.keys), getattr(found, "counts", [len(found.keys)])
-        absent_BF = np.arange(keys_BF.shape[1]) >= np.reshape(counts, (-1, 1))
+    def _search_lists(self, query_BD: Array, k: int, hidden: list[Array], fetched: int) -> tuple[Array, Array]:
+        _, keys_BF = self._lists.search(query_BD, int(fetched * SPARE))
+        absent_BF = keys_BF < 0
         # In the order of items (those that are absent last), so that a stable sort leaves ties in it.
-        row_BF = np.searchsorted(self._key_N, keys_BF.astype(np.int64))
+        row_BF = np.searchsorted(self._key_N, keys_BF)
         row_BF = np.sort(np.where(absent_BF, len(self), row_BF), axis=1)
         vectors_BFD = self.vector_ND[np.minimum(row_BF, len(self) - 1)]
         score_BF = np.matmul(vectors_BFD, query_BD[:, :, None])[..., 0]
@@ -280,23 +285,23 @@ class Index:
         return np.take_along_axis(row_BF, best_BK, axis=1), np.take_along_axis(score_BF, best_BK, axis=1)
 
     def _build(self, query_SD: Array | None) -> None:
-        self._graph = graph = _new_graph(self.vector_ND.shape[1])
-        graph.add(self._key_N, self.vector_ND, threads=torch.get_num_threads())
+        self._lists = lists = _new_lists(self.vector_ND)
+        lists.add_with_ids(self.vector_ND, self._key_N)
         if query_SD is None:
             sample = np.random.default_rng(0).choice(len(self), min(SAMPLED_QUERIES, len(self)), replace=False)
             query_SD = self.vector_ND[sample]
         query_SD = np.ascontiguousarray(query_SD[:SAMPLED_QUERIES], np.float32)
         k, none = min(RECALL_AT, len(self)), [np.zeros(0, np.int64)] * len(query_SD)
         exact_SK, _ = self._search(query_SD, k, none, None)
-        for graph.expansion_search in EXPANSIONS:
+        for lists.nprobe in PROBES:
             found = zip(exact_SK, *self._search(query_SD, k, none, k), strict=True)
             hits = sum(np.isin(wanted, rows[scores > -np.inf]).sum() for wanted, rows, scores in found)
             self.recall = float(hits) / exact_SK.size
             if self.recall >= LEAST_RECALL:
                 break
         print(
-            f"HNSW over {len(self):,} items: recall@{k} {self.recall:.3f} against exact search "
-            f"({len(query_SD)} queries, expansion {graph.expansion_search})"
+            f"approximate search of {len(self):,} items: recall@{k} {self.recall:.3f} against exact search "
+            f"({len(query_SD)} queries, {min(lists.nprobe, lists.nlist)} of {lists.nlist} lists)"
         )
 
 
@@ -311,16 +316,27 @@ def _search_all(
     return (best_BK if rows is None else rows[best_BK]), value_BK
 
 
-def _new_graph(dim: int) -> Any:
+def _faiss() -> Any:
     try:
-        from usearch.index import Index as Graph
+        import faiss
     except ImportError:
         raise UserError(
-            "An index of this size needs usearch, and it is not installed. pip install 'avrec[retrieval]', or give "
+            "An index of this size needs faiss, and it is not installed. pip install 'avrec[retrieval]', or give "
             "approximate_above=None for exact search."
         ) from None
-    # Half precision: the graph only proposes, the scores are computed from the vectors themselves.
-    return Graph(ndim=dim, metric="ip", dtype="bf16", connectivity=16, expansion_add=128)
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    return faiss
+
+
+def _new_lists(vector_ND: Array) -> Any:
+    """Empty lists around centres that were learned from a sample."""
+    faiss = _faiss()
+    count = max(1, min(round(4 * len(vector_ND) ** 0.5), len(vector_ND) // TRAINED_ON))
+    lists = faiss.index_factory(vector_ND.shape[1], f"IVF{count},SQ8", faiss.METRIC_INNER_PRODUCT)
+    lists.cp.min_points_per_centroid = 1  # of few items it would warn
+    drawn = np.random.default_rng(0).permutation(len(vector_ND))[: TRAINED_ON * count]
+    lists.train(vector_ND[np.sort(drawn)])
+    return lists
 
 
 def _check_finite(values: Array, what: str) -> None:

@@ -100,54 +100,54 @@ def named(count: int, start: int = 0) -> list[str]:
     return [f"i{n}" for n in range(start, start + count)]
 
 
-def recall(graph: Index, exact: Index, queries: np.ndarray, **filters) -> float:
-    pairs = zip(graph.search(queries, 20, **filters).ids, exact.search(queries, 20, **filters).ids, strict=True)
+def recall(lists: Index, exact: Index, queries: np.ndarray, **filters) -> float:
+    pairs = zip(lists.search(queries, 20, **filters).ids, exact.search(queries, 20, **filters).ids, strict=True)
     return float(np.mean([len(set(found) & set(wanted)) / len(wanted) for found, wanted in pairs]))
 
 
-def test_the_graph_finds_nearly_all_through_changes_and_files(
+def test_the_lists_find_nearly_all_through_changes_and_files(
     unit: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("usearch", reason="needs usearch: pip install 'avrec[retrieval]'")
-    graph, exact = Index(named(2000), unit[:2000], approximate_above=1999), Index(named(2000), unit[:2000])
+    pytest.importorskip("faiss", reason="needs faiss: pip install 'avrec[retrieval]'")
+    lists, exact = Index(named(2000), unit[:2000], approximate_above=1999), Index(named(2000), unit[:2000])
     queries = unit[2900:2960]
-    assert graph.recall >= 0.95
-    assert f"HNSW over 2,000 items: recall@100 {graph.recall:.3f} against exact" in capsys.readouterr().out
+    assert lists.recall >= 0.95
+    assert f"approximate search of 2,000 items: recall@100 {lists.recall:.3f} against exact" in capsys.readouterr().out
     assert exact.recall is None
-    assert recall(graph, exact, queries) >= 0.95
-    assert recall(graph, exact, queries[:1]) >= 0.9
-    for index in (graph, exact):
+    assert recall(lists, exact, queries) >= 0.95
+    assert recall(lists, exact, queries[:1]) >= 0.9
+    for index in (lists, exact):
         index.remove(named(700))
         index.add(named(500, 2000), unit[2000:2500])
         index.remove(["i2499"])
-    assert recall(graph, exact, queries) >= 0.95
-    loaded = Index.load(graph.save(tmp_path / "index"), mapped=True)
-    assert loaded.search(queries, 20).ids == graph.search(queries, 20).ids
-    assert loaded.recall == graph.recall
+    assert recall(lists, exact, queries) >= 0.95
+    loaded = Index.load(lists.save(tmp_path / "index"), mapped=True)
+    assert loaded.search(queries, 20).ids == lists.search(queries, 20).ids
+    assert loaded.recall == lists.recall
     again = Index.load(tmp_path / "index")
     again.add(["new"], queries[:1])
     assert again.search(queries[:1], 1).ids == [["new"]]
 
 
-def test_what_filters_hide_from_a_graph_is_made_up_for(unit: np.ndarray) -> None:
-    pytest.importorskip("usearch", reason="needs usearch: pip install 'avrec[retrieval]'")
-    graph, exact = Index(named(2000), unit[:2000], approximate_above=0), Index(named(2000), unit[:2000])
+def test_what_filters_hide_from_lists_is_made_up_for(unit: np.ndarray) -> None:
+    pytest.importorskip("faiss", reason="needs faiss: pip install 'avrec[retrieval]'")
+    lists, exact = Index(named(2000), unit[:2000], approximate_above=0), Index(named(2000), unit[:2000])
     queries = unit[2900:2910]
     best = exact.search(queries, 60).ids
     filters = {"seen": best, "deny": best[0]}
-    found = graph.search(queries, 20, **filters)
+    found = lists.search(queries, 20, **filters)
     assert all(len(ids) == 20 and not {*ids} & {*best[b], *best[0]} for b, ids in enumerate(found.ids))
-    assert recall(graph, exact, queries, **filters) >= 0.9
-    # So much that the graph is not asked any more, and an allow list: exact.
+    assert recall(lists, exact, queries, **filters) >= 0.9
+    # So much that the lists are not asked any more, and an allow list: exact.
     for filters in ({"deny": named(1500)}, {"allow": named(900, 300), "deny": best[1]}):
-        assert graph.search(queries, 20, **filters).ids == exact.search(queries, 20, **filters).ids
+        assert lists.search(queries, 20, **filters).ids == exact.search(queries, 20, **filters).ids
 
 
-def test_ties_of_a_graph_stand_in_the_order_of_items() -> None:
-    pytest.importorskip("usearch", reason="needs usearch: pip install 'avrec[retrieval]'")
+def test_ties_of_approximate_search_stand_in_the_order_of_items() -> None:
+    pytest.importorskip("faiss", reason="needs faiss: pip install 'avrec[retrieval]'")
     vectors = np.repeat(np.eye(16, dtype=np.float32), 5, axis=0)
-    graph = Index(named(80), vectors, approximate_above=0)
-    assert graph.search(vectors[:1], 5).ids == [named(5)]
+    lists = Index(named(80), vectors, approximate_above=0)
+    assert lists.search(vectors[:1], 5).ids == [named(5)]
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def test_ties_of_a_graph_stand_in_the_order_of_items() -> None:
 def test_nothing_of_training_is_needed() -> None:
     code = (
         "import sys\n"
-        "for name in 'pytorch_lightning hydra omegaconf wandb usearch polars'.split(): sys.modules[name] = None\n"
+        "for name in 'pytorch_lightning hydra omegaconf wandb faiss polars'.split(): sys.modules[name] = None\n"
         "import numpy as np; from avrec.retrieval import Index\n"
         "print(Index(['a', 'b'], np.eye(2)).search(np.eye(2), 1).ids)"
     )
@@ -165,8 +165,8 @@ def test_nothing_of_training_is_needed() -> None:
     assert done.stdout.strip() == "[['a'], ['b']]"
 
 
-def test_a_missing_usearch_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "usearch.index", None)
+def test_a_missing_faiss_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(UserError, match=r"pip install 'avrec\[retrieval\]', or give\s+approximate_above=None"):
         Index(["a", "b"], np.eye(2), approximate_above=1)
 
