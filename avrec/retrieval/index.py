@@ -19,13 +19,13 @@ APPROXIMATE_ABOVE = 500_000
 LEAST_RECALL = 0.95
 RECALL_AT = 100
 SAMPLED_QUERIES = 200
-PROBES = (8, 16, 32, 64, 96, 128, 160, 192, 256, 384, 512)
+PROBES = tuple(round(8 * 1.1**step) for step in range(48))
 """Lists that are looked through: the first of them that reaches ``LEAST_RECALL`` is taken."""
 
 TRAINED_ON = 40
 """Items per list that its centre is learned from; faiss asks for 39."""
 
-SPARE = 1.5
+SPARE = 1.1
 """Candidates per item wanted: their order is of rounded vectors, and their scores are computed anew."""
 
 BLOCK_SCORES = 2**26
@@ -259,7 +259,8 @@ class Index:
         row_BK = np.zeros((len(query_BD), k), np.int64)
         score_BK = np.full((len(query_BD), k), -np.inf, np.float32)
         vectors = self.vector_ND if rows is None else self.vector_ND[rows]
-        size = max(1, BLOCK_SCORES // max(1, len(vectors)))
+        each = len(vectors) if fetched is None else int(fetched * SPARE) * (vectors.shape[1] + 1)
+        size = max(1, BLOCK_SCORES // max(1, each))
         for start in range(0, len(query_BD) if len(vectors) else 0, size):
             block = slice(start, start + size)
             if fetched is None:
@@ -272,8 +273,9 @@ class Index:
     def _search_lists(self, query_BD: Array, k: int, hidden: list[Array], fetched: int) -> tuple[Array, Array]:
         _, keys_BF = self._lists.search(query_BD, int(fetched * SPARE))
         absent_BF = keys_BF < 0
+        # Keys are rows until something is removed; a search among a million of them is slower than the lists.
+        row_BF = keys_BF if self._key_N[-1] == len(self) - 1 else np.searchsorted(self._key_N, keys_BF)
         # In the order of items (those that are absent last), so that a stable sort leaves ties in it.
-        row_BF = np.searchsorted(self._key_N, keys_BF)
         row_BF = np.sort(np.where(absent_BF, len(self), row_BF), axis=1)
         vectors_BFD = self.vector_ND[np.minimum(row_BF, len(self) - 1)]
         score_BF = np.matmul(vectors_BFD, query_BD[:, :, None])[..., 0]
