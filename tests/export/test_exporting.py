@@ -46,8 +46,8 @@ def test_queries_are_those_of_the_run(command, run, tmp_path):
     ).read_bytes()
     tower = avrec.load_user_tower(tmp_path / "user_tower", folder / "embeddings" / "items.parquet")
     asked = pl.read_parquet(folder / "embeddings" / "users.parquet")
-    known, users = data.known("test"), asked["user_id"].to_list()
-    index = [data.catalogue.user_ids.index(user) for user in users]
+    known, index = data.known("test"), asked["user"].to_list()
+    users = [data.catalogue.user_ids[user] for user in index]
     rows = [slice(known.starts[user], known.starts[user + 1]) for user in index]
     histories = [[data.catalogue.items[item].item_id for item in known.item[row]] for row in rows]
     table = pl.read_csv(data.catalogue.root / "users.csv")

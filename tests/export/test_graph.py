@@ -6,7 +6,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from test_user_tower import make_tower as make_user_tower
+from test_export_user_tower import make_tower as make_user_tower
 
 import avrec
 from avrec.batch import ItemBatch, RawItem, UserError
