@@ -177,14 +177,13 @@ class TwoTowerData(pl.LightningDataModule):
         assert self.items is not None
         return _in_order(np.arange(len(self.catalogue.items)), self.ITEMS_PER_BATCH, self.items)
 
-    def unfrozen_item_batches(self) -> "Chunks":
+    def unfrozen_item_batches(self) -> DataLoader[Any]:
         """The whole catalogue in order, its content as it is before any frozen layers."""
         assert self.items is not None
         frozen = {name: preprocess for name, (preprocess, layers) in self.parts.items() if layers is not None}
         prepared = {name: self.prepare(self.catalogue.items, preprocess) for name, preprocess in frozen.items()}
         items = ItemBatches({**self.items.content, **prepared})
-        index_N = np.arange(len(self.catalogue.items))
-        return Chunks(len(index_N), self.ITEMS_PER_BATCH, lambda part: items(index_N[part]))
+        return _in_order(np.arange(len(self.catalogue.items)), self.ITEMS_PER_BATCH, items)
 
     def sample_items(self) -> ItemBatch:
         """A batch of items that have training interactions, drawn by the seed."""
