@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, StrictUndefined
 
 from avrec.evaluation.ablation import VARIANCE
-from avrec.evaluation.protocol import ORACLE, Result
+from avrec.evaluation.lists import LIST_METRICS
+from avrec.evaluation.protocol import NO_INTERVAL, ORACLE, Result
 from avrec.report.facts import Facts
 from avrec.report.item_map import ItemMap
 from avrec.report.people import KINDS
@@ -137,8 +138,11 @@ def _cell(result: Result | None, part: Sequence[Result]) -> Cell | None:
     if result is None:
         return None
     best = max((r.value for r in part if r.metric == result.metric and r.model != ORACLE), default=None)
-    is_best = result.model != ORACLE and result.value == best
-    return Cell(f"{result.value:.4f}", f"{result.low:.3f} – {result.high:.3f}", is_best)
+    # Of lists as such, more is not better: a random one is the most diverse.
+    more_is_better = result.metric.partition("@")[0] not in LIST_METRICS
+    is_best = more_is_better and result.model != ORACLE and result.value == best
+    ends = "" if result.protocol.get("interval") == NO_INTERVAL else f"{result.low:.3f} – {result.high:.3f}"
+    return Cell(f"{result.value:.4f}", ends, is_best)
 
 
 def _protocol(result: Result) -> str:

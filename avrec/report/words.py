@@ -89,7 +89,7 @@ def metric_name(name: str) -> str:
     ('NDCG@10', 'hit rate@5')
     """
     kind, _, k = name.partition("@")
-    return f"{kind.upper() if kind in ('ndcg', 'mrr') else kind.replace('_', ' ')}@{k}"
+    return f"{kind.upper() if kind in ('ndcg', 'mrr', 'map') else kind.replace('_', ' ')}@{k}"
 
 
 def main_metric(results: Sequence[Result]) -> str:

@@ -79,6 +79,19 @@ def test_the_tables_numbers_are_the_results(material, page):
     assert all(table["metrics"][0] == "NDCG@10" for table in tables(material.results))
 
 
+def test_more_is_not_better_of_lists_and_what_has_no_interval_shows_none(material):
+    scorer = EmbeddingScorer(material.query_ED, material.item_ND)
+    results = [
+        r for m in ("avrec", "popularity") for r in evaluate(m, scorer, material.task, (3,), ("map", "coverage"))
+    ]
+    table = tables(results)[0]
+    assert table["metrics"] == ["MAP@3", "coverage@3"]
+    maps, coverages = zip(*(row["cells"] for row in table["rows"]), strict=True)
+    assert any(cell.best for cell in maps)
+    assert all(cell.interval for cell in maps)
+    assert not any(cell.best or cell.interval for cell in coverages)
+
+
 def test_slices_stand_by_kind(material):
     panels = slice_panels(material.results)
     # All users have one history length: that says what "Everything" says.
