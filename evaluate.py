@@ -84,7 +84,7 @@ def rival_of(cfg: "DictConfig", run: "Run") -> "Run":
     from avrec import pipeline
     from avrec.evaluation.comparison import check_same_question, comparable
 
-    comparable(cfg.metrics)
+    comparable(asked_of(cfg, run).metrics)
     if not Path(cfg.against).is_file():
         raise UserError(
             f"against={cfg.against} is not a file. Give another run's checkpoint: against=RUN/checkpoints/best.ckpt."
@@ -121,7 +121,8 @@ def compare(cfg: "DictConfig", run: "Run", rival: "Run") -> "list[Comparison]":
         )
         for name, one in zip(names, (run, rival), strict=True)
     )
-    return compare_users(*contenders, k=cfg.ks[0], metrics=cfg.metrics)
+    asked = asked_of(cfg, run)
+    return compare_users(*contenders, k=asked.ks[0], metrics=asked.metrics)
 
 
 def names_of(*ckpts: str) -> tuple[str, ...]:

@@ -182,6 +182,7 @@ def embed(
             f"workers from 0, and executor={' or executor='.join(EXECUTORS)}."
         )
     exported, out, tower = load_item_tower(tower), Path(out), Path(tower).resolve()
+    _check_not_a_runs(out / "items.parquet")
     if any(isinstance(encoder, FeaturesEncoder) for encoder in exported.tower.encoders.values()):
         raise UserError(
             f"{tower} reads a feature matrix, which new items have no row in. The catalogue's vectors are in "
@@ -205,6 +206,14 @@ def embed(
         first = "; ".join(list(failures.values())[:3])
         print(f"{len(failures):,} items could not be used whole: {first}. All of them: {out / 'items.failures.json'}")
     return out / "items.parquet"
+
+
+def _check_not_a_runs(path: Path) -> None:
+    """Refuse to replace what no earlier call has written: a run's own embeddings, say."""
+    if not path.parent.is_dir() and path.parent.exists():
+        raise UserError(f"out={path.parent} is a file. Give a folder.")
+    if path.is_file() and "key" not in pl.read_parquet_schema(path):
+        raise UserError(f"{path} was written by something else, and would be replaced. Give another folder: out=DIR.")
 
 
 def _digest(tower: Path) -> str:

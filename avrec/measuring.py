@@ -222,27 +222,23 @@ def more_slices(data: "TwoTowerData", asked: Asked) -> "list[Slice]":
     if content:
         labels = by.present_labels(np.stack([*content.values()], axis=1), [*content])
         slices += by.item_slices(task, "present", labels)
-    columns, candidates_of = read_columns(data, asked)
+    columns, candidates = read_columns(data, asked)
     for name, labels in columns.items():
         if name.startswith("users."):
             slices += by.user_slices(task, name, [labels[user] for user in task.user_index_E])
         else:
             slices += by.item_slices(task, name, labels)
-    if candidates_of:
-        wanted = {name: values for name, (values, _) in candidates_of.items()}
-        slices.insert(
-            0, by.candidate_slice(task, wanted, {name: labels for name, (_, labels) in candidates_of.items()})
-        )
-    return slices
+    return [*candidates, *slices]
 
 
-def read_columns(data: "TwoTowerData", asked: Asked) -> tuple[dict[str, Any], dict[str, tuple[list[str], Any]]]:
-    """The columns to measure by: labels by name; and of the candidates, the wanted values and the items' labels.
+def read_columns(data: "TwoTowerData", asked: Asked) -> "tuple[dict[str, Any], list[Slice]]":
+    """The columns to measure by: labels by name; and the slice of the candidates, where some are asked for.
 
     Raises:
-        UserError: there is no such column, or it has too many values.
+        UserError: there is no such column, it has too many values, or nobody looks for such candidates.
     """
     from avrec.data.columns import column, kinds
+    from avrec.evaluation.slices import candidate_slice
 
     if isinstance(asked.slices, str) or not isinstance(asked.candidates, Mapping):
         raise UserError(
@@ -250,12 +246,17 @@ def read_columns(data: "TwoTowerData", asked: Asked) -> tuple[dict[str, Any], di
             "column: slices=[users.country,items.genre] 'candidates={region: EU}'."
         )
     slices = {name: kinds(data.catalogue, name, "evaluation.slices") for name in asked.slices}
-    candidates = {}
+    wanted, labels = {}, {}
     for name, given in asked.candidates.items():
-        each = [given] if isinstance(given, str | int | float) else list(given)
-        values = [value if isinstance(value, str) else f"{value:g}" for value in each]
-        candidates[name] = values, column(data.catalogue, f"items.{name}", "evaluation.candidates")
-    return slices, candidates
+        each = [given] if given is None or isinstance(given, str | int | float) else list(given)
+        if not each or None in each:
+            raise UserError(
+                f"evaluation.candidates: {name}={given} names no value. Give one or more: {{{name}: VALUE}}."
+            )
+        # As polars writes them; true and false are small there.
+        wanted[name] = [str(one).lower() if isinstance(one, bool) else str(one).removesuffix(".0") for one in each]
+        labels[name] = column(data.catalogue, f"items.{name}", "evaluation.candidates", whole=True)
+    return slices, [candidate_slice(data.tasks[asked.which], wanted, labels)] if wanted else []
 
 
 def _days_since(data: "TwoTowerData", which: str) -> tuple[str, list[str]]:
@@ -271,7 +272,9 @@ def _days_since(data: "TwoTowerData", which: str) -> tuple[str, list[str]]:
         return "days_since_split", day_labels((task.relevant_time - cut) / 86400)
     ends, empty = known.starts[users + 1], np.diff(known.starts)[users] == 0
     last_J = np.where(empty, np.nan, np.append(known.time, np.nan)[ends - 1])
-    return "days_since_last", day_labels((task.relevant_time - last_J) / 86400)
+    # Where histories may be younger than what is to be found, it is no time since the last.
+    days_J = (task.relevant_time - last_J) / 86400
+    return "days_since_last", day_labels(np.where(days_J < 0, np.nan, days_J))
 
 
 def ablate(module: "TwoTowerModule", data: "TwoTowerData", asked: Asked) -> "list[Result]":

@@ -72,6 +72,10 @@ def build(cfg: "DictConfig") -> Run:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     validate = Validate(data.tasks["val"], cfg.evaluation.validate)
     module = config.build_module(cfg, data, validate)
+    if "diversity" in cfg.evaluation.metrics and module.item_tower.modalities == ["identity"]:
+        raise UserError(
+            "evaluation.metrics: diversity compares what items are, and no encoder reads content. Leave it out."
+        )
     # The copy shares what content is prepared with: a tokenizer is learned, or comes with weights, later than this.
     shared = {id(encoder.preprocess): encoder.preprocess for encoder in module.item_tower.encoders.values()}
     return Run(cfg, source, data, module, copy.deepcopy(module.item_tower, shared))

@@ -30,6 +30,7 @@ from avrec.data.sequences import Sequences, padded
 from avrec.embed import read_items, vectors_of
 from avrec.export.item_tower import ExportedItemTower
 from avrec.retrieval.index import Index
+from avrec.towers.encoders.features import FeaturesEncoder
 
 KEYS = {"run": ..., "user": "", "history": "", "items": "", "k": 10}
 REASONS = 2
@@ -156,6 +157,11 @@ class Recommender:
         Raises:
             UserError: the table cannot be used, or an item is in the catalogue already.
         """
+        if any(isinstance(encoder, FeaturesEncoder) for encoder in self.module.item_tower.encoders.values()):
+            raise UserError(
+                f"items={items}: this run reads a feature matrix, which new items have no row in. Give vectors to the "
+                "exported tower: avrec.load_item_tower(RUN/item_tower).embed(...)."
+            )
         raw, titles = read_items(items, self.catalogue.text)
         known = self.place.keys() & {item.item_id for item in raw}
         if known:

@@ -292,3 +292,10 @@ def test_a_tower_of_a_feature_matrix_is_refused(catalogue: Path, tmp_path: Path)
     export_item_tower(ItemTower(encoders, ConcatFusion, 8), tmp_path / "tower", [], np.zeros(0), TextFields())
     with pytest.raises(UserError, match="reads a feature matrix, which new items have no row in"):
         embed(tmp_path / "tower", catalogue, tmp_path / "out")
+
+
+def test_a_runs_own_embeddings_are_not_replaced(tower: Path, catalogue: Path, tmp_path: Path) -> None:
+    pl.DataFrame({"item_id": ["a"], "vector": [[1.0]]}).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(UserError, match="was written by something else"):
+        embed(tower, catalogue, tmp_path, workers=0)
+    assert pl.read_parquet(tmp_path / "items.parquet").columns == ["item_id", "vector"]

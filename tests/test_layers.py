@@ -32,7 +32,7 @@ ALLOWED = {
     "exporting": {"export", "evaluation", "pipeline"},
     # A whole catalogue through an exported tower, and a run that answers.
     "embed": {"data", "towers", "export", "config"},
-    "recommend": {"data", "export", "retrieval", "config", "hints", "pipeline", "embed"},
+    "recommend": {"data", "towers", "export", "retrieval", "config", "hints", "pipeline", "embed"},
     # Names alone; nothing is imported before it is asked for.
     "__init__": {"data", "towers", "objective", "training", "evaluation", "export", "retrieval"},
 }

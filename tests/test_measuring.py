@@ -96,8 +96,42 @@ def test_measuring_by_columns_candidates_and_time(run: Any) -> None:
         ({"slices": ["items.nothing"]}, "evaluation.slices: there is no column items.nothing"),
         ({"slices": "items.theme"}, "cannot be read. Give a list of columns"),
         ({"candidates": {"region": "EU"}}, "evaluation.candidates: there is no column items.region"),
+        ({"candidates": {"region": None}}, "region=None names no value"),
     ],
 )
 def test_columns_that_are_not_there_are_refused(run: Any, asked: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_columns(run.data, Asked.of({"ks": [10], "metrics": ["ndcg"], **asked}))
+
+
+@pytest.mark.parametrize(("given", "left"), [(True, [1, 0]), ("true", [1, 0]), (1000001, [0, 1]), ("AC/DC", [1, 0])])
+def test_candidates_of_any_kind_of_value(run: Any, given: Any, left: list[int]) -> None:
+    half = len(run.data.catalogue.items) // 2
+    columns = {"flag": [True, False], "id": [1000000, 1000001], "artist": ["AC/DC", "Blur: live"]}
+    table = pl.DataFrame({name: values * half for name, values in columns.items()})
+    run.data.catalogue = replace(run.data.catalogue, item_columns=table)
+    name = "artist" if given == "AC/DC" else "id" if isinstance(given, int) and given > 1 else "flag"
+    asked = Asked("test", [10], ["ndcg"], [], {name: given})
+    _, (part,) = read_columns(run.data, asked)
+    assert part.candidates_N.tolist() == [bool(one) for one in left] * half
+    assert not part.of_label
+    with pytest.raises(UserError, match="Give other values: artist has AC, AC/DC, Blur: live, DC"):
+        read_columns(run.data, asked._replace(candidates={"artist": "Abba"}))
+    assert not read_columns(run.data, asked._replace(candidates={"artist": "Blur: live"}))[1][0].of_label
+
+
+def test_histories_younger_than_the_target_say_nothing_of_the_time_since(run: Any, compose_cfg: Any) -> None:
+    found = pipeline.build(compose_cfg("split=random", "split.history=all"))
+    found.data.prepare_data()
+    task, known = found.data.tasks["test"], found.data.known("test")
+    users = np.repeat(task.user_index_E, np.diff(task.relevant.starts))
+    last = [known.time[known.starts[u] : known.starts[u + 1]].max(initial=-np.inf) for u in users]
+    later = sum(bool(np.isfinite(t) and when >= t) for t, when in zip(last, task.relevant_time, strict=True))
+    parts = more_slices(found.data, Asked("test", [10], ["ndcg"], [], {}))
+    measured = sum(len(p.relevant.values) for p in parts if p.name.startswith("days_since_last"))
+    assert measured <= later < len(users)
+
+
+def test_diversity_without_content_is_refused_before_training(compose_cfg: Any) -> None:
+    with pytest.raises(UserError, match="diversity compares what items are, and no encoder reads content"):
+        pipeline.build(compose_cfg("text=none", "vision=none", "audio=none", "evaluation.metrics=[ndcg,diversity]"))

@@ -12,6 +12,7 @@ from avrec import config
 from avrec import recommend as module
 from avrec.batch import UserError
 from avrec.recommend import Recommender
+from avrec.towers.encoders.text import TextEncoder
 from train import train
 
 
@@ -165,3 +166,11 @@ def test_a_mistake_is_one_line_and_status_2(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_new_items_are_refused_where_a_feature_matrix_is_read(
+    recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avrec.recommend.FeaturesEncoder", TextEncoder)
+    with pytest.raises(UserError, match="which new items have no row in"):
+        recommender.audiences("new_items.csv")

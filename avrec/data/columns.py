@@ -13,13 +13,14 @@ QUARTERS = 4
 Labels = tuple[str, ...]
 
 
-def column(catalogue: Catalogue, name: str, what: str) -> list[Labels]:
+def column(catalogue: Catalogue, name: str, what: str, whole: bool = False) -> list[Labels]:
     """Each row's values in a column: those of a list such as ``Action|Comedy`` apart, none where it is empty.
 
     Args:
         catalogue: knows the tables.
         name: ``items.COLUMN`` or ``users.COLUMN``.
         what: the key that the name was given under, for the message.
+        whole: the text of such a list is a value, too: it may be none.
 
     Raises:
         UserError: there is no such column.
@@ -38,13 +39,19 @@ def column(catalogue: Catalogue, name: str, what: str) -> list[Labels]:
         return [tuple(row or ()) for row in values.to_list()]
     if values.dtype.is_nested():
         raise UserError(f"{what}: {name} holds {values.dtype}. Name a column of text or numbers.")
-    if values.dtype.is_numeric():
-        values = values.cast(pl.Float64).map_elements(lambda number: f"{number:g}", pl.String)
-    texts = values.cast(pl.String, strict=False).fill_null("").to_list()
+    named = values.cast(pl.String, strict=False).fill_null("")
+    if values.dtype.is_float():
+        named = named.str.strip_suffix(".0").replace("NaN", "")
+    texts = named.to_list()
     labels = [_parts(r"\s*[|,;/]\s*", text) for text in texts]
     words = [_parts(r"\s+", text) for text in texts]
     # "Action Comedy" is a list too, where its words are few and their combinations are not.
-    return words if _distinct(words) <= MOST_KINDS < _distinct(labels) else labels
+    parts = words if _distinct(words) <= MOST_KINDS < _distinct(labels) else labels
+    return (
+        [(*row, text.strip()) if len(row) > 1 else row for row, text in zip(parts, texts, strict=True)]
+        if whole
+        else parts
+    )
 
 
 def _parts(separator: str, text: str) -> Labels:

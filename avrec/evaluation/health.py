@@ -120,8 +120,8 @@ def popularity_bias(query_ED: Tensor, item_ND: Tensor, task: RankingTask) -> dic
 def calibration(query_ED: Tensor, item_ND: Tensor, bias: float, task: RankingTask) -> dict[str, float]:
     """Whether σ(score) is the probability that it promises: that an item is what the user chooses next.
 
-    Each user chooses once; who chose several relevant items, each of them in part. Over the candidates that a user
-    has not seen:
+    Each user chooses once; who chose several relevant items, each of them in part. Over the candidates, less
+    those that a user has seen where these are filtered:
 
     - ``calibration_ratio``: what is promised, the sum of σ(score), by what is observed. 1 is right, 2 promises twice
       as many choices as there are.
@@ -145,7 +145,8 @@ def calibration(query_ED: Tensor, item_ND: Tensor, bias: float, task: RankingTas
         bin_BN = (score_BN.round().long() + _BINS // 2).clamp(0, _BINS - 1)
         mass_BN = score_BN.double().sigmoid() * candidates_N
         seen, relevant = task.seen.take(rows), task.relevant.take(rows)
-        mass_BN[np.repeat(np.arange(len(rows)), np.diff(seen.starts)), seen.values] = 0
+        if task.seen_filter:
+            mass_BN[np.repeat(np.arange(len(rows)), np.diff(seen.starts)), seen.values] = 0
         promised += torch.bincount(bin_BN.flatten(), mass_BN.flatten(), minlength=_BINS)
         found_J = bin_BN[np.repeat(np.arange(len(rows)), np.diff(relevant.starts)), relevant.values]
         shares_J = torch.from_numpy(share_J[task.relevant.starts[start] : task.relevant.starts[rows[-1] + 1]])

@@ -14,6 +14,8 @@ FEWEST = 5
 """Users of a labelled slice: the mean of fewer says nothing."""
 
 DECILES = 10
+MOST_NAMED = 12
+"""Values of a column that a message names."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,14 @@ def candidate_slice(task: RankingTask, wanted: Mapping[str, Sequence[str]], labe
         allowed = {str(value) for value in values}
         keep_N &= np.fromiter((bool(allowed & _labels(given)) for given in label_N[column]), bool, len(keep_N))
     name = ", ".join(f"{column}={'|'.join(str(value) for value in values)}" for column, values in wanted.items())
+    name = name.replace(": ", ":")  # else it would be read as a label's
     rows, relevant = _restricted(task.relevant, keep_N)
     if len(rows) == 0:
+        have = {c: sorted({one for row in label_N[c] for one in _labels(row)})[:MOST_NAMED] for c in wanted}
         raise UserError(
             f"evaluation.candidates: {name} leaves {int(keep_N.sum())} candidates, and no user of the {task.split} "
-            "split is looking for one of them. Give other values."
+            "split is looking for one of them. Give other values: "
+            f"{'; '.join(f'{c} has ' + (', '.join(values) or 'none') for c, values in have.items())}."
         )
     return Slice(name, rows, relevant, name, keep_N)
 

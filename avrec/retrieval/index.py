@@ -118,6 +118,12 @@ class Index:
                 f"k={k} and queries of shape {query_BD.shape} were given. k must be at least 1, "
                 f"and queries (B, {self.vector_ND.shape[1]})."
             )
+        if (
+            isinstance(allow, str)
+            or isinstance(deny, str)
+            or (seen is not None and any(isinstance(s, str) for s in seen))
+        ):
+            raise UserError("A filter is one text, which would be read letter by letter. Give a list of ids: [ID].")
         if seen is not None and len(seen) != len(query_BD):
             raise UserError(f"{len(seen)} lists of seen items for {len(query_BD)} queries. Give one list per query.")
         _check_finite(query_BD, "a query")
@@ -215,12 +221,15 @@ class Index:
                 faiss = _faiss()
                 index._lists = faiss.read_index(str(path / "lists.faiss"), faiss.IO_FLAG_MMAP if mapped else 0)
                 index._lists.nprobe = about["probes"]
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            keys = np.asarray(about["keys"], np.int64)
+            if keys.shape != (len(vector_ND),):
+                raise ValueError("its files are not of one index")
+        except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{folder} is no index that can be read: {error}. Build it again.") from error
         index.ids, index.vector_ND, index.recall = about["ids"], vector_ND.view(np.ndarray), about["recall"]
-        index._key_N, index._mapped = np.asarray(about["keys"], np.int64), mapped
+        index._key_N, index._mapped = keys, mapped
         index._row = {item_id: row for row, item_id in enumerate(index.ids)}
         return index
 

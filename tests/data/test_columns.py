@@ -1,5 +1,6 @@
 """Columns of the tables as labels."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +61,19 @@ def test_what_cannot_be_measured_by_is_refused(catalogue):
         kinds(catalogue, "items.code", "x")
     with pytest.raises(UserError, match="there is no column genre"):
         column(catalogue, "genre", "x")
+
+
+def test_numbers_that_are_nearly_equal_stay_apart(catalogue):
+    frame = pl.DataFrame({"zip": [1234560 + n % 4 for n in range(60)], "price": [0.5, 2.0, float("nan")] * 20})
+    frame = frame.with_columns(price32=pl.col("price").cast(pl.Float32), flag=pl.col("price") > 1)
+    there = replace(catalogue, item_columns=frame)
+    assert {row[0] for row in kinds(there, "items.zip", "x")} == {"1234560", "1234561", "1234562", "1234563"}
+    for name in ("items.price", "items.price32"):
+        assert column(there, name, "x")[:3] == [("0.5",), ("2",), ()]
+    assert column(there, "items.flag", "x")[:2] == [("false",), ("true",)]
+
+
+def test_the_text_of_a_list_is_a_value_where_it_is_asked_for(catalogue):
+    there = replace(catalogue, item_columns=pl.DataFrame({"artist": ["AC/DC"] * 60}))
+    assert column(there, "items.artist", "x")[0] == ("AC", "DC")
+    assert column(there, "items.artist", "x", whole=True)[0] == ("AC", "DC", "AC/DC")

@@ -229,3 +229,14 @@ def test_a_mapped_index_is_not_changed(tmp_path: Path) -> None:
     for change in (lambda: mapped.remove(["a"]), lambda: mapped.add(["b"], np.ones((1, 2)))):
         with pytest.raises(UserError, match="cannot be changed. Load it with mapped=False"):
             change()
+
+
+def test_one_text_is_no_filter_and_files_of_two_indexes_are_none(unit: np.ndarray, tmp_path: Path) -> None:
+    index = Index(named(20), unit[:20])
+    for filters in ({"allow": "i1"}, {"deny": "i1"}, {"seen": ["i1"]}):
+        with pytest.raises(UserError, match="read letter by letter"):
+            index.search(unit[:1], 3, **filters)
+    folder = index.save(tmp_path / "index")
+    (folder / "vectors.npy").write_bytes(b"")
+    with pytest.raises(UserError, match="no index that can be read"):
+        Index.load(folder)
