@@ -133,5 +133,7 @@ def test_histories_younger_than_the_target_say_nothing_of_the_time_since(run: An
 
 
 def test_diversity_without_content_is_refused_before_training(compose_cfg: Any) -> None:
+    cfg = compose_cfg("evaluation.metrics=[ndcg,diversity]")
+    cfg.text = cfg.vision = cfg.audio = None
     with pytest.raises(UserError, match="diversity compares what items are, and no encoder reads content"):
-        pipeline.build(compose_cfg("text=none", "vision=none", "audio=none", "evaluation.metrics=[ndcg,diversity]"))
+        pipeline.build(cfg)
