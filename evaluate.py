@@ -155,7 +155,11 @@ def show_comparison(comparison: "list[Comparison]") -> None:
         from avrec.evaluation.comparison import comparison_table
 
         Console(width=None if Console().is_terminal else 120).print(comparison_table(comparison))
-        print("\n".join(one.sentence for one in comparison))
+        # In words, what can be told, and the whole; the table and the file have all.
+        told = [one for one in comparison if one.p_holm < 0.05 or one.slice == "all"]
+        print("\n".join(one.sentence for one in told))
+        if len(told) < len(comparison):
+            print(f"On {len(comparison) - len(told)} more slices and metrics they cannot be told apart.")
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")

@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,15 @@ KEYS = {"tower": ..., "items": ..., "out": ..., "executor": "local", "shard_size
 COLUMNS = ("item_id", "vector", "key")
 
 
-def read_items(path: str | Path, text: TextFields) -> tuple[list[RawItem], list[str]]:
+def read_items(
+    path: str | Path, text: TextFields, columns: Mapping[str, str | None] | None = None
+) -> tuple[list[RawItem], list[str]]:
     """The items of a catalogue's folder, or of a table alone; paths are relative to the table's folder.
 
     Args:
         path: a folder with an items table, or the table.
         text: what an item's text is made from.
+        columns: the table's own column names, by avrec's.
 
     Returns:
         Raw content, and titles ("" where there is none).
@@ -55,7 +58,9 @@ def read_items(path: str | Path, text: TextFields) -> tuple[list[RawItem], list[
     table = find_table(path, "items") if path.is_dir() else path
     if table is None or not table.is_file() or not table.name.endswith(SUFFIXES):
         raise UserError(f"items={path} is no folder and no table. Give one of them: {', '.join(SUFFIXES)}.")
-    rows = checked_items(scan(table, as_text=["item_id", "title", "description"]))
+    names = {ours: theirs for ours, theirs in (columns or {}).items() if theirs is not None}
+    as_text = [names.get(name, name) for name in ("item_id", "title", "description")]
+    rows = checked_items(scan(table, as_text=as_text).renamed(names))
     titles = rows["title"].cast(pl.String).fill_null("") if "title" in rows.columns else [""] * len(rows)
     return raw_items(rows, table.parent, text), list(titles)
 

@@ -65,6 +65,7 @@ class Recommender:
 
     def __init__(self, run: pipeline.Run) -> None:
         self.data, self.catalogue, self.module = run.data, run.data.catalogue, run.module.eval()
+        self.columns = run.cfg.data.get("columns")
         self.place = {item.item_id: index for index, item in enumerate(self.catalogue.items)}
         log = self.catalogue.log
         self.history = Sequences.of(log, np.ones(len(log), bool), len(self.catalogue.user_ids))
@@ -162,7 +163,7 @@ class Recommender:
                 f"items={items}: this run reads a feature matrix, which new items have no row in. Give vectors to the "
                 "exported tower: avrec.load_item_tower(RUN/item_tower).embed(...)."
             )
-        raw, titles = read_items(items, self.catalogue.text)
+        raw, titles = read_items(items, self.catalogue.text, self.columns)
         known = self.place.keys() & {item.item_id for item in raw}
         if known:
             raise UserError(f"items={items}: item {min(known)} is in the catalogue already. Give new items only.")

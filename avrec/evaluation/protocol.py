@@ -343,7 +343,7 @@ def _slice_table(part: Sequence[Result], names: Sequence[str]) -> Table:
         caption=_caption(next((r for r in part if r.protocol.get("interval") != NO_INTERVAL), part[0])),
         caption_justify="left",
     )
-    table.add_column("model", max_width=16)
+    table.add_column("model", max_width=18)
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for model in models:
