@@ -299,3 +299,12 @@ def test_a_runs_own_embeddings_are_not_replaced(tower: Path, catalogue: Path, tm
     with pytest.raises(UserError, match="was written by something else"):
         embed(tower, catalogue, tmp_path, workers=0)
     assert pl.read_parquet(tmp_path / "items.parquet").columns == ["item_id", "vector"]
+
+
+def test_items_under_a_runs_own_column_names(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").touch()
+    (tmp_path / "new.csv").write_text("song,name,clip\n007,Up,clip.mp4\n")
+    names = {"item_id": "song", "title": "name", "video": "clip", "image": None}
+    items, titles = read_items(tmp_path / "new.csv", TextFields(["title"]), names)
+    assert titles == ["Up"]
+    assert (items[0].item_id, items[0].text, items[0].video) == ("007", "Up", tmp_path / "clip.mp4")
