@@ -300,6 +300,14 @@ class Ragged:
     def __getitem__(self, row: int) -> Array:
         return self.values[self.starts[row] : self.starts[row + 1]]
 
+    def rows(self) -> Array:
+        """The row of each value.
+
+        >>> Ragged.of([[1, 2], [], [3]]).rows().tolist()
+        [0, 0, 2]
+        """
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))
+
     def take(self, rows: Array) -> "Ragged":
         """These rows, in this order.
 

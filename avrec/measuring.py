@@ -90,7 +90,7 @@ class Validate:
 
 def _pairs(task: RankingTask) -> tuple[Array, Array]:
     """Rows of the queries and the items that belong together."""
-    return np.repeat(np.arange(len(task)), np.diff(task.relevant.starts)), task.relevant.values
+    return task.relevant.rows(), task.relevant.values
 
 
 def check_baselines(names: Any) -> None:
@@ -267,7 +267,7 @@ def _days_since(data: "TwoTowerData", which: str) -> tuple[str, list[str]]:
     if not len(task.relevant_time) or np.median(task.relevant_time) < CLOCK:
         return "", []
     cut = task.protocol.get(f"{which}_from")
-    users = np.repeat(task.user_index_E, np.diff(task.relevant.starts))
+    users = task.user_index_E[task.relevant.rows()]
     if cut is not None:
         return "days_since_split", day_labels((task.relevant_time - cut) / 86400)
     ends, empty = known.starts[users + 1], np.diff(known.starts)[users] == 0

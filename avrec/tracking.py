@@ -8,6 +8,7 @@ import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ FILES = {"checkpoint": "checkpoints/best.ckpt", "item_tower": "item_tower", "rep
 """Artifacts by name: what of the run folder they are."""
 
 
+@cache
 def code_version() -> dict[str, str]:
     """Versions of avrec, Python and torch, and the git commit of a checkout, with a ``+`` where it was changed."""
     import torch
@@ -92,12 +94,14 @@ def send(
         fingerprint: of the catalogue; it goes with each artifact, as do the run and the code, so that it can be traced.
         most_mib: larger artifacts stay here; 0: all do.
     """
+    if not trainer.loggers:
+        return
     about = {"catalogue": fingerprint, "run": run_dir.name, **code_version()}
     numbers = {f"test/{name}": value for name, value in metrics.items()}
     found = {name: run_dir / path for name, path in FILES.items() if (run_dir / path).exists()}
     files = {name: path for name, path in found.items() if _mib(path) <= most_mib}
     kept = found.keys() - files.keys()
-    if kept and trainer.loggers:
+    if kept:
         log.info("not sent, for artifacts_mib=%s: %s", most_mib, ", ".join(sorted(kept)))
     rows = [
         {"model": r.model, "slice": r.slice, "metric": r.metric, "value": r.value, "low": r.low, "high": r.high}

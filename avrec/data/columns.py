@@ -85,7 +85,8 @@ def kinds(catalogue: Catalogue, name: str, what: str) -> list[Labels]:
 def _quarters(value_N: Any) -> list[Labels]:
     known = value_N[np.isfinite(value_N)]
     ends = np.unique(np.quantile(known, np.arange(1, QUARTERS) / QUARTERS))
-    between = [f"{low:g} to {high:g}" for low, high in zip(ends, ends[1:], strict=False)]
-    names = [f"up to {ends[0]:g}", *between, f"above {ends[-1]:g}"]
+    # All their digits: ends that read alike would make one slice of two.
+    between = [f"{low:.15g} to {high:.15g}" for low, high in zip(ends, ends[1:], strict=False)]
+    names = [f"up to {ends[0]:.15g}", *between, f"above {ends[-1]:.15g}"]
     places = np.searchsorted(ends, value_N, side="left").tolist()
     return [(names[place],) if known else () for place, known in zip(places, np.isfinite(value_N), strict=True)]

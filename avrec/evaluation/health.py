@@ -146,9 +146,9 @@ def calibration(query_ED: Tensor, item_ND: Tensor, bias: float, task: RankingTas
         mass_BN = score_BN.double().sigmoid() * candidates_N
         seen, relevant = task.seen.take(rows), task.relevant.take(rows)
         if task.seen_filter:
-            mass_BN[np.repeat(np.arange(len(rows)), np.diff(seen.starts)), seen.values] = 0
+            mass_BN[seen.rows(), seen.values] = 0
         promised += torch.bincount(bin_BN.flatten(), mass_BN.flatten(), minlength=_BINS)
-        found_J = bin_BN[np.repeat(np.arange(len(rows)), np.diff(relevant.starts)), relevant.values]
+        found_J = bin_BN[relevant.rows(), relevant.values]
         shares_J = torch.from_numpy(share_J[task.relevant.starts[start] : task.relevant.starts[rows[-1] + 1]])
         observed += torch.bincount(found_J, shares_J, minlength=_BINS)
     total = promised.sum() + observed.sum()

@@ -123,7 +123,7 @@ def find_hits(top_EK: Array, relevant: Ragged, num_items: int) -> Array:
     """
     if len(relevant.values) == 0:
         return np.zeros(top_EK.shape, dtype=bool)
-    users = np.repeat(np.arange(len(relevant)), np.diff(relevant.starts))
+    users = relevant.rows()
     keys = np.sort(users * num_items + relevant.values)
     wanted_EK = np.arange(len(top_EK))[:, None] * num_items + top_EK
     places_EK = np.searchsorted(keys, wanted_EK).clip(max=len(keys) - 1)
