@@ -3,9 +3,11 @@
 Hydra takes a sweeper that was registered with it, under the name of its own package of plugins.
 """
 
+import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,6 +20,13 @@ from omegaconf import DictConfig
 
 def register() -> None:
     """Make the sweeper known to Hydra, before it starts."""
+    try:
+        plugins = importlib.import_module("hydra_plugins")
+    except ModuleNotFoundError:  # no launcher is installed
+        plugins = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
+        plugins.__path__ = []
+    # Hydra looks the class up by its name as well.
+    plugins.avrec = sys.modules[StudySweeper.__module__] = sys.modules[__name__]  # type: ignore[attr-defined]
     Plugins.instance().register(StudySweeper)
 
 

@@ -17,12 +17,15 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext
+from omegaconf import open_dict
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from avrec import sweep
 from avrec.batch import UserError
 from avrec.sweep import Study
-from avrec.sweeper import StudySweeper, distribution_of
+from avrec.sweeper import StudySweeper, distribution_of, register
 
 ROOT = Path(__file__).resolve().parent.parent
 LR = {"optimizer.lr": FloatDistribution(1e-3, 1e-1, log=True)}
@@ -206,6 +209,20 @@ def test_a_sweep_varies_something(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="A sweep varies something"):
         sweeper_of(tmp_path, None, params={}).sweep(["dim=16"])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["optuna", "grid"])
+def test_hydra_builds_the_sweeper(name: str) -> None:
+    """Hydra's rules for plugins change within a minor release; this asks the one that is installed."""
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", overrides=[f"sweep={name}", "run_dir=x"], return_hydra_config=True)
+        with open_dict(cfg.hydra.job):
+            cfg.hydra.job.num = 0
+        context = HydraContext(config_loader=None, callbacks=None)  # type: ignore[arg-type]
+        made = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=lambda cfg: None, config=cfg)
+    assert type(made) is StudySweeper
+    assert made.params == dict(cfg.hydra.sweeper.params)
 
 
 @pytest.mark.parametrize("name", ["optuna", "grid"])
