@@ -1,12 +1,14 @@
 """Search among a million item embeddings, exact and approximate, on one core.
 
     python benchmarks/retrieval.py
+    python benchmarks/retrieval.py --like RUN/embeddings/items.parquet
 
-Vectors are drawn with a power-law spectrum: the variance of the r-th axis is r to the power of minus ``--exponent``,
-normalised to length 1. A training on the demo (300 films, 4 epochs) left item embeddings whose spectrum falls with an
-exponent of 1.40 over all 64 ranks, and 1.06 over the ranks 2 to 32; the default is 1.1, since a flatter spectrum is the
-harder one. Queries are other vectors of the same kind. Bare: matrix product and ``topk`` in the same blocks, nothing
-else. The index chooses its number of lists when it is built, on a sample of items; its recall here is measured anew.
+Vectors are drawn with a spectrum, normalised to length 1: that of a run's item embeddings with ``--like``, else a power
+law, the variance of the r-th axis being r to the power of minus ``--exponent``. A training on the demo (300 films, 4
+epochs) left item embeddings whose spectrum falls with an exponent of 1.40 over all 64 ranks, and 1.06 over the ranks 2
+to 32; the default is 1.1, since a flatter spectrum is the harder one. Queries are other vectors of the same kind. Bare:
+matrix product and ``topk`` in the same blocks, nothing else. The index chooses its number of lists when it is built, on
+a sample of items; its recall here is measured anew.
 """
 
 import argparse
@@ -17,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -27,10 +30,18 @@ from avrec.retrieval.index import BLOCK_SCORES, Index
 DIMENSION, K = 64, 100
 
 
-def drawn(generator: np.random.Generator, count: int, exponent: float) -> Array:
+def spectrum(like: Path | None, exponent: float) -> Array:
+    """Standard deviations along the principal axes, (D,)."""
+    if like is None:
+        return np.arange(1, DIMENSION + 1, dtype=np.float32) ** (-exponent / 2)
+    vector_ND = pl.read_parquet(like)["vector"].to_numpy()
+    # About 0, not about the mean: products are with the vectors as they are.
+    return np.linalg.svd(vector_ND, compute_uv=False).astype(np.float32) / len(vector_ND) ** 0.5
+
+
+def drawn(generator: np.random.Generator, count: int, scale_D: Array) -> Array:
     """Unit vectors with that spectrum."""
-    scale_D = np.arange(1, DIMENSION + 1, dtype=np.float32) ** (-exponent / 2)
-    vector_ND = generator.standard_normal((count, DIMENSION), np.float32) * scale_D
+    vector_ND = generator.standard_normal((count, len(scale_D)), np.float32) * scale_D
     return vector_ND / np.linalg.norm(vector_ND, axis=1, keepdims=True)
 
 
@@ -48,12 +59,14 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=512)
     parser.add_argument("--exponent", type=float, default=1.1)
+    parser.add_argument("--like", type=Path, help="a run's embeddings/items.parquet, for its spectrum")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--build-threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
 
     generator = np.random.default_rng(0)
-    vector_ND, query_BD = drawn(generator, args.items, args.exponent), drawn(generator, args.queries, args.exponent)
+    scale_D = spectrum(args.like, args.exponent)
+    vector_ND, query_BD = drawn(generator, args.items, scale_D), drawn(generator, args.queries, scale_D)
     ids = [str(item) for item in range(args.items)]
     exact = Index(ids, vector_ND, approximate_above=None)
     torch.set_num_threads(args.build_threads)
@@ -79,7 +92,7 @@ def main() -> None:
     pairs = zip(exact.search(query_BD, K).ids, lists.search(query_BD, K).ids, strict=True)
     recall = float(np.mean([len(set(wanted) & set(found)) / K for wanted, found in pairs]))
 
-    table = Table(title=f"{args.items:,} items x {DIMENSION}, k = {K}, {args.queries} queries, one thread")
+    table = Table(title=f"{args.items:,} items x {len(scale_D)}, k = {K}, {args.queries} queries, one thread")
     for header in ("", "fastest ms per query", "queries per second", "time against bare"):
         table.add_column(header, justify="right" if header else "left")
     for name, value in best.items():
@@ -96,6 +109,7 @@ def main() -> None:
             "speedup": speedup,
             "exact_over_bare": best["exact index"] / best["bare product and topk"],
             "build_seconds": build,
+            "like": str(args.like) if args.like else None,
             **{name: getattr(args, name) for name in ("items", "queries", "exponent", "build_threads")},
             "torch": torch.__version__,
             "machine": platform.processor() or platform.machine(),
