@@ -22,8 +22,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from torch import nn
 
 from avrec import config
+from avrec.arguments import from_command_line, imported
 from avrec.batch import Array, RawItem, TextFields, UserError
 from avrec.data.content_store import source_key
 from avrec.data.executors import EXECUTORS, Failures, Task, one_torch_thread, watched
@@ -34,7 +36,7 @@ from avrec.data.tables import SUFFIXES, checked_items, find_table, raw_items, sc
 from avrec.export.item_tower import ExportedItemTower, load_item_tower
 from avrec.towers.encoders.features import FeaturesEncoder
 
-KEYS = {"tower": ..., "items": ..., "out": ..., "executor": "local", "shard_size": 256, "workers": 2}
+KEYS = {"tower": ..., "items": ..., "out": ..., "executor": "local", "shard_size": 256, "workers": 2, "classes": []}
 COLUMNS = ("item_id", "vector", "key")
 
 
@@ -84,9 +86,9 @@ def vectors_of(tower: ExportedItemTower, items: Sequence[RawItem]) -> Iterator[t
 
 
 @functools.cache
-def _tower(folder: Path, weights: str) -> ExportedItemTower:
+def _tower(folder: Path, weights: str, classes: tuple[type[nn.Module], ...]) -> ExportedItemTower:
     """Once per process; ``weights`` tells a tower from another that was in its folder before."""
-    return load_item_tower(folder)
+    return load_item_tower(folder, classes=classes)
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,12 @@ class EmbedJob:
     tower: Path
     folder: Path
     weights: str
+    classes: tuple[type[nn.Module], ...] = ()
     limits: Limits = field(default_factory=Limits)
 
     def __call__(self, task: Task, journal: Path | None = None) -> Failures:
         """Embed; everything is stored."""
-        tower = _tower(self.tower, self.weights)
+        tower = _tower(self.tower, self.weights, self.classes)
         # Files can end a process, and are therefore taken one by one; text is faster all at once.
         parts = [[pair] for pair in task if pair[1].files] + cut(
             [pair for pair in task if not pair[1].files], len(task)
@@ -164,6 +167,7 @@ def embed(
     executor: str = "local",
     shard_size: int = 256,
     workers: int = 2,
+    classes: Sequence[type[nn.Module]] = (),
 ) -> Path:
     """Embed a catalogue, or what is new of it; see the module.
 
@@ -174,6 +178,7 @@ def embed(
         executor: ``local`` or ``ray``.
         shard_size: items whose vectors are written at a time.
         workers: processes; 0: this one, which a file that crashes a decoder ends.
+        classes: of the tower, where they are not avrec's (see ``load_item_tower``).
 
     Returns:
         ``out/items.parquet``.
@@ -186,7 +191,7 @@ def embed(
             f"shard_size={shard_size} workers={workers} executor={executor} were given. Give a shard_size from 1, "
             f"workers from 0, and executor={' or executor='.join(EXECUTORS)}."
         )
-    exported, out, tower = load_item_tower(tower), Path(out), Path(tower).resolve()
+    exported, out, tower = load_item_tower(tower, classes=classes), Path(out), Path(tower).resolve()
     _check_not_a_runs(out / "items.parquet")
     if any(isinstance(encoder, FeaturesEncoder) for encoder in exported.tower.encoders.values()):
         raise UserError(
@@ -201,7 +206,7 @@ def embed(
     new = [(key, item) for key, item in zip(keys, raw, strict=True) if key not in had]
     if new:
         (out / "parts").mkdir(parents=True, exist_ok=True)
-        job = EmbedJob(tower, (out / "parts").resolve(), weights)
+        job = EmbedJob(tower, (out / "parts").resolve(), weights, tuple(classes))
         work(job, cut(new, shard_size), "embedding", workers, executor)
         table, failures = _stored(out, keys)
     _write(out / "items.parquet", table, failures)
@@ -236,7 +241,8 @@ def _keys(items: Sequence[RawItem], exported: ExportedItemTower, weights: str) -
 
 def main() -> None:
     """Read the arguments, embed."""
-    embed(**config.from_command_line(sys.argv[1:], KEYS, "python -m avrec.embed"))
+    given = from_command_line(sys.argv[1:], KEYS, "python -m avrec.embed")
+    embed(**{**given, "classes": imported(given["classes"])})
 
 
 if __name__ == "__main__":
