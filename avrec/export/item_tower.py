@@ -246,8 +246,13 @@ def load_item_tower(
 
     Raises:
         UserError: the folder is not an exported item tower, is damaged, of another format, or names a class that is
-            not given.
+            not given; the device is not there.
     """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the second: torch was built without it
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"device={device} cannot be used: {reason}. Give device=cpu, or one that is there.") from error
     files = Folder(folder, "item_tower")
     own = {_path(cls): cls for cls in classes}
 
