@@ -290,35 +290,6 @@ def check_run_dir(cfg: DictConfig) -> None:
         )
 
 
-def from_command_line(arguments: list[str], defaults: dict[str, Any], command: str) -> dict[str, Any]:
-    """``key=value`` arguments of a command without a config of its own.
-
-    Args:
-        arguments: as given.
-        defaults: by key; the first key is required, and so are those with ``...``; a number makes its key one.
-        command: as the user calls it, for messages.
-
-    Raises:
-        UserError: an unknown key, a required one that is missing, or no number where one is needed.
-    """
-    given: dict[str, Any] = dict(argument.partition("=")[::2] for argument in arguments)
-    unknown = [key for key in given if key not in defaults]
-    required = [key for key, default in defaults.items() if default is ... or key == next(iter(defaults))]
-    usage = f"Usage: {command} " + " ".join(f"{key}=…" if key in required else f"[{key}=…]" for key in defaults)
-    if {"--help", "-h"} & set(given):
-        print(usage)
-        raise SystemExit(0)
-    missing = [key for key in required if not given.get(key)]
-    if unknown or missing:
-        wrong = f"There is no key {unknown[0]}." if unknown else f"{missing[0]} must be given and is not."
-        raise UserError(f"{wrong} {usage}")
-    for key in (key for key in given if isinstance(defaults[key], int)):
-        if not re.fullmatch(r"-?\d+", given[key]):
-            raise UserError(f"{key}={given[key]} is no whole number. {usage}")
-        given[key] = int(given[key])
-    return {**defaults, **given}
-
-
 # ---------------------------------------------------------------------------------------------------------
 # From a user's slip to its cure
 

@@ -4,8 +4,8 @@ Writes ``out/items.parquet`` (item_id, vector, key), one row per item in the ord
 files and tower are what they were keeps its vector, by its key; one that left the table leaves the result. Work goes on
 in shards (``shard_size=256`` items), and what is finished stays: after an interruption, the same command goes on from
 there. Shards go to ``workers=2`` processes of this machine (0: this one), or with ``executor=ray`` to a Ray cluster
-that shares the folders. What cannot be used of an item is listed in ``out/items.failures.json``; it is tried again when
-its text or files change.
+that shares the folders; with ``device=cuda`` this process alone embeds them. What cannot be used of an item is listed
+in ``out/items.failures.json``; it is tried again when its text or files change.
 """
 
 import functools
@@ -22,8 +22,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from torch import nn
 
 from avrec import config
+from avrec.arguments import from_command_line, imported
 from avrec.batch import Array, RawItem, TextFields, UserError
 from avrec.data.content_store import source_key
 from avrec.data.executors import EXECUTORS, Failures, Task, one_torch_thread, watched
@@ -34,12 +36,23 @@ from avrec.data.tables import SUFFIXES, checked_items, find_table, raw_items, sc
 from avrec.export.item_tower import ExportedItemTower, load_item_tower
 from avrec.towers.encoders.features import FeaturesEncoder
 
-KEYS = {"tower": ..., "items": ..., "out": ..., "executor": "local", "shard_size": 256, "workers": 2}
+KEYS = {
+    "tower": ...,
+    "items": ...,
+    "out": ...,
+    "columns": {},
+    "device": "cpu",
+    "executor": "local",
+    "shard_size": 256,
+    "workers": 2,
+    "classes": [],
+}
+AT_ONCE = 64
 COLUMNS = ("item_id", "vector", "key")
 
 
 def read_items(
-    path: str | Path, text: TextFields, columns: Mapping[str, str | None] | None = None
+    path: str | Path, text: TextFields, columns: Mapping[str, str | None] | None = None, all_there: bool = False
 ) -> tuple[list[RawItem], list[str]]:
     """The items of a catalogue's folder, or of a table alone; paths are relative to the table's folder.
 
@@ -47,6 +60,7 @@ def read_items(
         path: a folder with an items table, or the table.
         text: what an item's text is made from.
         columns: the table's own column names, by avrec's.
+        all_there: refuse a table that lacks one of them.
 
     Returns:
         Raw content, and titles ("" where there is none).
@@ -58,9 +72,13 @@ def read_items(
     table = find_table(path, "items") if path.is_dir() else path
     if table is None or not table.is_file() or not table.name.endswith(SUFFIXES):
         raise UserError(f"items={path} is no folder and no table. Give one of them: {', '.join(SUFFIXES)}.")
-    names = {ours: theirs for ours, theirs in (columns or {}).items() if theirs is not None}
+    names = {ours: str(theirs) for ours, theirs in (columns or {}).items() if theirs is not None}
     as_text = [names.get(name, name) for name in ("item_id", "title", "description")]
-    rows = checked_items(scan(table, as_text=as_text).renamed(names))
+    scanned = scan(table, as_text=as_text)
+    lacks = [f"columns.{ours}={theirs}" for ours, theirs in names.items() if theirs not in scanned.columns]
+    if all_there and lacks:
+        raise UserError(f"{lacks[0]}: {table} has no such column. It has {', '.join(scanned.columns)}.")
+    rows = checked_items(scanned.renamed(names))
     titles = rows["title"].cast(pl.String).fill_null("") if "title" in rows.columns else [""] * len(rows)
     return raw_items(rows, table.parent, text), list(titles)
 
@@ -84,9 +102,9 @@ def vectors_of(tower: ExportedItemTower, items: Sequence[RawItem]) -> Iterator[t
 
 
 @functools.cache
-def _tower(folder: Path, weights: str) -> ExportedItemTower:
+def _tower(folder: Path, weights: str, device: str, classes: tuple[type[nn.Module], ...]) -> ExportedItemTower:
     """Once per process; ``weights`` tells a tower from another that was in its folder before."""
-    return load_item_tower(folder)
+    return load_item_tower(folder, device, classes)
 
 
 @dataclass(frozen=True)
@@ -96,15 +114,16 @@ class EmbedJob:
     tower: Path
     folder: Path
     weights: str
+    device: str = "cpu"
+    classes: tuple[type[nn.Module], ...] = ()
     limits: Limits = field(default_factory=Limits)
 
     def __call__(self, task: Task, journal: Path | None = None) -> Failures:
         """Embed; everything is stored."""
-        tower = _tower(self.tower, self.weights)
-        # Files can end a process, and are therefore taken one by one; text is faster all at once.
-        parts = [[pair] for pair in task if pair[1].files] + cut(
-            [pair for pair in task if not pair[1].files], len(task)
-        )
+        tower = _tower(self.tower, self.weights, self.device, self.classes)
+        # Files can end a worker, and are therefore taken one by one; what has none is faster all at once.
+        alone = [pair for pair in task if journal and pair[1].files]
+        parts = cut(alone, 1) + cut([pair for pair in task if not (journal and pair[1].files)], AT_ONCE)
         found: dict[str, tuple[str, Array]] = {}
         failures: dict[str, str] = {}
         with one_torch_thread(), watched(journal, self.limits) as begin:
@@ -164,6 +183,9 @@ def embed(
     executor: str = "local",
     shard_size: int = 256,
     workers: int = 2,
+    classes: Sequence[type[nn.Module]] = (),
+    device: str = "cpu",
+    columns: Mapping[str, str] | None = None,
 ) -> Path:
     """Embed a catalogue, or what is new of it; see the module.
 
@@ -173,7 +195,11 @@ def embed(
         out: the folder of the result.
         executor: ``local`` or ``ray``.
         shard_size: items whose vectors are written at a time.
-        workers: processes; 0: this one, which a file that crashes a decoder ends.
+        workers: processes; 0: this one, which a file that crashes a decoder ends. With a device other than the CPU it
+            is this one, too.
+        classes: of the tower, where they are not avrec's (see ``load_item_tower``).
+        device: where the tower runs: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        columns: the table's own column names, by avrec's.
 
     Returns:
         ``out/items.parquet``.
@@ -186,14 +212,16 @@ def embed(
             f"shard_size={shard_size} workers={workers} executor={executor} were given. Give a shard_size from 1, "
             f"workers from 0, and executor={' or executor='.join(EXECUTORS)}."
         )
-    exported, out, tower = load_item_tower(tower), Path(out), Path(tower).resolve()
+    if device != "cpu" and executor != "local":
+        raise UserError(f"device={device} is not possible with executor={executor}. Give executor=local or device=cpu.")
+    exported, out, tower = load_item_tower(tower, device, classes), Path(out), Path(tower).resolve()
     _check_not_a_runs(out / "items.parquet")
     if any(isinstance(encoder, FeaturesEncoder) for encoder in exported.tower.encoders.values()):
         raise UserError(
             f"{tower} reads a feature matrix, which new items have no row in. The catalogue's vectors are in "
             "RUN/embeddings/items.parquet; for others, give vectors: avrec.load_item_tower(...).embed(...)."
         )
-    raw, _ = read_items(items, exported.text)
+    raw, _ = read_items(items, exported.text, columns, all_there=True)
     weights = _digest(tower)
     keys = _keys(raw, exported, weights)
     table, failures = _stored(out, keys)
@@ -201,8 +229,8 @@ def embed(
     new = [(key, item) for key, item in zip(keys, raw, strict=True) if key not in had]
     if new:
         (out / "parts").mkdir(parents=True, exist_ok=True)
-        job = EmbedJob(tower, (out / "parts").resolve(), weights)
-        work(job, cut(new, shard_size), "embedding", workers, executor)
+        job = EmbedJob(tower, (out / "parts").resolve(), weights, device, tuple(classes))
+        work(job, cut(new, shard_size), "embedding", workers if device == "cpu" else 0, executor)
         table, failures = _stored(out, keys)
     _write(out / "items.parquet", table, failures)
     shutil.rmtree(out / "parts", ignore_errors=True)
@@ -236,7 +264,8 @@ def _keys(items: Sequence[RawItem], exported: ExportedItemTower, weights: str) -
 
 def main() -> None:
     """Read the arguments, embed."""
-    embed(**config.from_command_line(sys.argv[1:], KEYS, "python -m avrec.embed"))
+    given = from_command_line(sys.argv[1:], KEYS, "python -m avrec.embed")
+    embed(**{**given, "classes": imported(given["classes"])})
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from rich.text import Text
 from torch import Tensor
 
 from avrec import config, hints, pipeline
+from avrec.arguments import from_command_line
 from avrec.batch import Array, UserBatch, UserError
 from avrec.data.sequences import Sequences, padded
 from avrec.embed import read_items, vectors_of
@@ -230,7 +231,7 @@ def audience_table(audiences: Sequence[Audience], k: int) -> Table:
 
 def main() -> None:
     """Read the arguments, recommend, print."""
-    given: dict[str, Any] = config.from_command_line(sys.argv[1:], KEYS, "python -m avrec.recommend")
+    given: dict[str, Any] = from_command_line(sys.argv[1:], KEYS, "python -m avrec.recommend")
     k, asked = given["k"], [name for name in ("user", "history", "items") if given[name]]
     if len(asked) != 1 or k < 1:
         raise UserError(

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from avrec import config, hints
+from avrec.arguments import from_command_line
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF and "hydra" not in path.parts)
@@ -81,11 +82,16 @@ def test_a_misspelt_key_names_the_nearest() -> None:
 
 def test_command_line_of_a_command_without_conf() -> None:
     defaults = {"ckpt": None, "out": None}
-    assert config.from_command_line(["ckpt=a=b"], defaults, "x") == {"ckpt": "a=b", "out": None}
+    assert from_command_line(["ckpt=a=b"], defaults, "x") == {"ckpt": "a=b", "out": None}
     with pytest.raises(config.UserError, match=r"There is no key ckp\. Usage: x ckpt=… \[out=…\]"):
-        config.from_command_line(["ckp=a"], defaults, "x")
+        from_command_line(["ckp=a"], defaults, "x")
     with pytest.raises(config.UserError, match="ckpt must be given"):
-        config.from_command_line([], defaults, "x")
+        from_command_line([], defaults, "x")
+    shaped: dict[str, Any] = {"ckpt": None, "names": [], "columns": {}}
+    found = from_command_line(["ckpt=a", "names=[a.B, c]", "columns={item_id: movieId,title:my name}"], shaped, "x")
+    assert (found["names"], found["columns"]) == (["a.B", "c"], {"item_id": "movieId", "title": "my name"})
+    with pytest.raises(config.UserError, match=r"names=a,b could not be read.*'names=\[a,b\]'"):
+        from_command_line(["ckpt=a", "names=a,b"], shaped, "x")
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent.name in ("experiment", "debug")])

@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from avrec import config, embed, recommend
+from avrec.arguments import from_command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "conf").glob("experiment/*.yaml"))]
@@ -58,7 +59,7 @@ def test_a_shown_command_names_what_is_there(page: str, command: str) -> None:
         with initialize_config_dir(str(config.CONF), version_base="1.3"):
             compose(CONFIGS[program], overrides=given)
     if program in KEYS:
-        config.from_command_line(overrides, KEYS[program], program)
+        from_command_line(overrides, KEYS[program], program)
 
 
 def test_every_page_is_on_the_site() -> None:

@@ -91,6 +91,11 @@ def run(tower: Path, catalogue: Path, out: Path, shard_size: int = 5) -> pl.Data
     return pl.read_parquet(embed(tower, catalogue, out, shard_size=shard_size, workers=0))
 
 
+def assert_same(there: pl.DataFrame, here: pl.DataFrame) -> None:
+    assert there.drop("vector").equals(here.drop("vector"))
+    np.testing.assert_allclose(there["vector"].to_numpy(), here["vector"].to_numpy(), atol=1e-6)
+
+
 def test_the_vectors_are_the_towers_and_in_the_order_of_the_table(tower: Path, catalogue: Path, tmp_path: Path) -> None:
     table = run(tower, catalogue, tmp_path / "out")
     exported = avrec.load_item_tower(tower)
@@ -200,6 +205,37 @@ def test_broken_files_are_told_at_the_end_and_tried_again_when_mended(
     assert len(json.loads((tmp_path / "out" / "items.failures.json").read_text())) == 1
 
 
+def test_a_device_is_used_by_one_process(
+    tower: Path, catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, devices = run(tower, catalogue, tmp_path / "here"), []
+    original = module.load_item_tower
+
+    def on_another(folder, device="cpu", classes=()):
+        devices.append(device)
+        return original(folder, classes=classes)
+
+    monkeypatch.setattr(module, "load_item_tower", on_another)
+    there = pl.read_parquet(embed(tower, catalogue, tmp_path / "there", device="cuda:7", workers=2))
+    assert devices == ["cuda:7"] * 2, "a worker would not know of the stand-in"
+    assert_same(there, here)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_same(tower: Path, catalogue: Path, tmp_path: Path) -> None:
+    here = run(tower, catalogue, tmp_path / "here")
+    there = pl.read_parquet(embed(tower, catalogue, tmp_path / "there", device="cuda"))
+    np.testing.assert_allclose(there["vector"].to_numpy(), here["vector"].to_numpy(), atol=1e-3)
+
+
+def test_a_table_under_its_own_column_names(tower: Path, catalogue: Path, tmp_path: Path) -> None:
+    here = run(tower, catalogue, tmp_path / "here")
+    names = {"item_id": "movieId", "title": "name", "image": "poster"}
+    pl.read_csv(catalogue / "items.csv").rename(names).write_csv(catalogue / "items.csv")
+    there = pl.read_parquet(embed(tower, catalogue, tmp_path / "there", workers=0, columns=names))
+    assert_same(there, here)
+
+
 def test_an_item_that_ends_its_process_is_lost_alone(tmp_path: Path) -> None:
     job = EmbedJob(tmp_path, tmp_path, "weights")
     item = RawItem("killer", image=Path("/a/bomb.png"))
@@ -233,8 +269,7 @@ def test_a_kill_loses_a_shard_at_most_and_workers_give_the_same(tower: Path, cat
     assert f"{FEW - done} were new" in told
     here = run(tower, catalogue, tmp_path / "here")
     there = pl.read_parquet(tmp_path / "out" / "items.parquet")
-    assert there.drop("vector").equals(here.drop("vector"))
-    np.testing.assert_allclose(there["vector"].to_numpy(), here["vector"].to_numpy(), atol=1e-6)
+    assert_same(there, here)
 
 
 @pytest.mark.slow
@@ -244,8 +279,7 @@ def test_ray_gives_the_same(tower: Path, catalogue: Path, tmp_path: Path) -> Non
     change(catalogue, lambda rows: [{**rows[0], "image": "broken.png", "video": None}, *rows[1:]])
     here = run(tower, catalogue, tmp_path / "here")
     there = pl.read_parquet(embed(tower, catalogue, tmp_path / "ray", executor="ray", shard_size=5))
-    assert there.drop("vector").equals(here.drop("vector"))
-    np.testing.assert_allclose(there["vector"].to_numpy(), here["vector"].to_numpy(), atol=1e-6)
+    assert_same(there, here)
     here_told, told = (json.loads((tmp_path / o / "items.failures.json").read_text()) for o in ("here", "ray"))
     assert told == here_told != {}
 
@@ -263,6 +297,10 @@ def test_ray_gives_the_same(tower: Path, catalogue: Path, tmp_path: Path) -> Non
         (["tower={tower}", "items={items}", "out={out}", "shard_size=x"], "shard_size=x is no whole number."),
         (["tower={tower}", "items={items}", "out={out}", "shard_size=0"], "Give a shard_size from 1"),
         (["tower={tower}", "items={items}", "out={out}", "executor=spark"], "executor=local or executor=ray"),
+        (["tower={tower}", "items={items}", "out={out}", "device=warp"], "device=warp cannot be used: "),
+        (["tower={tower}", "items={items}", "out={out}", "device=cuda", "executor=ray"], "Give executor=local or"),
+        (["tower={tower}", "items={items}", "out={out}", "columns=title"], "'columns={ours: theirs, …}'"),
+        (["tower={tower}", "items={items}", "out={out}", "columns={{title: name}}"], "columns.title=name: "),
         (["tower=nowhere", "items={items}", "out={out}"], "is not an exported item tower. Give RUN/item_tower."),
         (["tower={tower}", "items={items}/posters", "out={out}"], "has no items table"),
         (["tower={tower}", "items={items}/nothing.csv", "out={out}"], "is no folder and no table"),

@@ -1,10 +1,20 @@
-"""docs/extending.md: its encoder trains, as it is printed, from files outside avrec."""
+"""docs/extending.md: its encoder trains, is exported and loaded, as it is printed, from files outside avrec."""
 
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import avrec
+from avrec import embed
+from avrec.arguments import imported
+from avrec.batch import UserError
+from avrec.recommend import Recommender
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text()
@@ -16,7 +26,9 @@ def block(name: str) -> str:
     return found.group(1)
 
 
-def test_the_encoder_is_short_and_trains(tmp_path: Path, demo_root: Path) -> None:
+def test_the_encoder_is_short_trains_and_is_loaded(
+    tmp_path: Path, demo_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = block("colours.py")
     lines = [line for line in code.splitlines() if line.strip() and not line.startswith(("import", "from"))]
     assert len(lines) <= 30
@@ -32,3 +44,26 @@ def test_the_encoder_is_short_and_trains(tmp_path: Path, demo_root: Path) -> Non
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "metrics.json").is_file()
+
+    tower, own = tmp_path / "run" / "item_tower", pl.read_parquet(tmp_path / "run" / "embeddings" / "items.parquet")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"of colours\.ColourEncoder, which is not of avrec.*classes=\[ColourEncoder\]"):
+        avrec.load_item_tower(tower)
+    assert "colours" not in sys.modules, "a file's word imports no code"
+    arguments = [f"tower={tower}", f"items={demo_root}", f"out={tmp_path}/out", "workers=0"]
+    monkeypatch.setattr(sys, "argv", ["embed", *arguments, "classes=[colours.ColourEncoder]"])
+    embed.main()
+    found = pl.read_parquet(tmp_path / "out" / "items.parquet")
+    assert found["item_id"].to_list() == own["item_id"].to_list()
+    np.testing.assert_allclose(found["vector"].to_numpy(), own["vector"].to_numpy(), atol=1e-5)
+    poster = next((demo_root / "posters").iterdir())
+    (tmp_path / "new.csv").write_text(f"item_id,image\nnew,{poster.name}\n")
+    (tmp_path / poster.name).write_bytes(poster.read_bytes())
+    audiences, told = Recommender.of(tmp_path / "run").audiences(tmp_path / "new.csv")
+    assert (audiences[0].item_id, told) == ("new", [])
+
+
+@pytest.mark.parametrize("path", ["nowhere.Colours", "avrec.batch.Nothing", "avrec.arguments.imported", "Colours"])
+def test_a_class_that_cannot_be_imported_is_named(path: str) -> None:
+    with pytest.raises(UserError, match=rf"classes=\[{path}\] cannot be imported: .*Give MODULE.CLASS"):
+        imported([path])

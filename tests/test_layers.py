@@ -23,6 +23,7 @@ ALLOWED = {
     "report": {"evaluation", "data.media", "data.limits"},
     # Those that put the pieces together.
     "hints": set(),
+    "arguments": set(),
     "config": {"data", "towers", "training", "hints", "sweep", "sweeper"},
     "sweep": set(),
     "sweeper": {"sweep"},
@@ -31,8 +32,8 @@ ALLOWED = {
     "pipeline": {"data", "towers", "evaluation", "training", "report", "config", "measuring"},
     "exporting": {"export", "evaluation", "pipeline"},
     # A whole catalogue through an exported tower, and a run that answers.
-    "embed": {"data", "towers", "export", "config"},
-    "recommend": {"data", "towers", "export", "retrieval", "config", "hints", "pipeline", "embed"},
+    "embed": {"data", "towers", "export", "config", "arguments"},
+    "recommend": {"data", "towers", "export", "retrieval", "config", "arguments", "hints", "pipeline", "embed"},
     # Names alone; nothing is imported before it is asked for.
     "__init__": {"data", "towers", "objective", "training", "evaluation", "export", "retrieval"},
 }

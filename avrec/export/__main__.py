@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from avrec import config, exporting, pipeline
+from avrec.arguments import from_command_line
 
 DEFAULTS = {
     "ckpt": None,
@@ -22,7 +23,7 @@ DEFAULTS = {
 
 def main() -> None:
     """Read the arguments, rebuild the run, export."""
-    given = config.from_command_line(sys.argv[1:], DEFAULTS, "python -m avrec.export")
+    given = from_command_line(sys.argv[1:], DEFAULTS, "python -m avrec.export")
     exporting.check(**{key: given[key] for key in exporting.CHOICES})
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     ckpt = Path(given["ckpt"])

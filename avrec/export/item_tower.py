@@ -2,7 +2,7 @@
 
 A folder holds ``config.json`` (how the network is built), ``model.safetensors``, ``preprocessor_config.json``,
 ``item_ids.json`` (whose identity vectors the table holds), the tokenizer's own files and a model card, README.md.
-Loading reads JSON and safetensors only: nothing is unpickled.
+Loading reads JSON and safetensors only: nothing is unpickled, and no code is imported because a file names it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from avrec.batch import Array, ItemBatch, RawItem, TextFields, UserError
 from avrec.data.media import decode
@@ -33,8 +34,10 @@ ENCODERS: dict[str, type[Encoder]] = {
     "identity": IdentityEncoder,
     "features": FeaturesEncoder,
 }
-KINDS = {cls: kind for kind, cls in ENCODERS.items()}
-FUSIONS = {cls.__name__: cls for cls in (ConcatFusion, MeanFusion, GatedFusion, AttentionFusion)}
+FUSIONS: dict[str, type[nn.Module]] = {
+    cls.__name__: cls for cls in (ConcatFusion, MeanFusion, GatedFusion, AttentionFusion)
+}
+NAMES = {cls: name for name, cls in (ENCODERS | FUSIONS).items()}
 
 
 def export_item_tower(
@@ -75,8 +78,8 @@ def _fill(tower: ItemTower, folder: Path, item_ids: Sequence[str], trained_N: Ar
         "dim": tower.dim,
         "normalize": tower.normalize,
         "modality_dropout": tower.modality_dropout,
-        "fusion": {"name": type(tower.fusion).__name__, "options": tower.fusion.options},
-        "encoders": {name: {"kind": KINDS.get(type(e), name), **e.export_config()} for name, e in encoders.items()},
+        "fusion": {"name": _name(tower.fusion), "options": getattr(tower.fusion, "options", {})},
+        "encoders": {name: {"kind": _name(e), **e.export_config()} for name, e in encoders.items()},
         "text": {"columns": list(text.columns), "template": text.template},
     }
     elsewhere = (TextEncoder, FeaturesEncoder)
@@ -91,6 +94,20 @@ def _fill(tower: ItemTower, folder: Path, item_ids: Sequence[str], trained_N: Ar
     if isinstance(reader := encoders.get("text"), TextEncoder):
         reader.preprocess.tokenizer.save_pretrained(folder)
     write_weights(folder, tower.state_dict())
+
+
+def classes_of(tower: ItemTower) -> list[type[nn.Module]]:
+    """The classes of its encoders and its fusion, as ``load_item_tower`` takes them."""
+    return [type(part) for part in [*tower.encoders.values(), tower.fusion]]
+
+
+def _path(cls: type[nn.Module]) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _name(part: nn.Module) -> str:
+    """What a part's class is called in ``config.json``: avrec's own by a word, others by where they lie."""
+    return NAMES.get(type(part)) or _path(type(part))
 
 
 class ExportedItemTower:
@@ -216,23 +233,47 @@ class ExportedItemTower:
         return encoder.preprocess(decoded)  # type: ignore[operator]
 
 
-def load_item_tower(folder: str | Path, device: str = "cpu") -> ExportedItemTower:
+def load_item_tower(
+    folder: str | Path, device: str = "cpu", classes: Sequence[type[nn.Module]] = ()
+) -> ExportedItemTower:
     """Load an exported item tower.
 
     Args:
         folder: what ``export_item_tower`` wrote.
         device: where the network runs.
+        classes: encoders and fusions of your own that it may be built of; those that the folder does not name are
+            left aside.
 
     Raises:
-        UserError: the folder is not an exported item tower, is damaged, or of another format.
+        UserError: the folder is not an exported item tower, is damaged, of another format, or names a class that is
+            not given; the device is not there.
     """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the second: torch was built without it
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"device={device} cannot be used: {reason}. Give device=cpu, or one that is there.") from error
     files = Folder(folder, "item_tower")
+    own = {_path(cls): cls for cls in classes}
+
+    def known(name: str, ours: Mapping[str, type[nn.Module]]) -> Any:
+        found = {**ours, **own}
+        if name not in found and "." in name:
+            short = name.rpartition(".")[2]
+            raise UserError(
+                f"{folder} is built of {name}, which is not of avrec, and files import no code. Import it and give "
+                f"load_item_tower(…, classes=[{short}]); to python -m avrec.embed give classes=[{name}]."
+            )
+        return found[name]
+
     config = files.config()
     with files.reading():
         # Exports from before encoders had kinds name none: there was one kind to a modality.
-        encoders = {name: ENCODERS[given.pop("kind", name)](**given) for name, given in config["encoders"].items()}
+        encoders = {
+            name: known(given.pop("kind", name), ENCODERS)(**given) for name, given in config["encoders"].items()
+        }
         _restore_preprocess(files, encoders)
-        fusion = FUSIONS[config["fusion"]["name"]]
+        fusion = known(config["fusion"]["name"], FUSIONS)
         tower = ItemTower(
             encoders,
             lambda modalities, dim: fusion(modalities, dim, **config["fusion"]["options"]),

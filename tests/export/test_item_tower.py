@@ -23,7 +23,7 @@ from avrec.data.preparation import prepare_content
 from avrec.data.sources.folder import FolderSource
 from avrec.data.tables import Catalogue
 from avrec.export import folder as folder_module
-from avrec.export.item_tower import FUSIONS, export_item_tower
+from avrec.export.item_tower import FUSIONS, classes_of, export_item_tower
 from avrec.export.user_tower import export_user_tower
 from avrec.towers.encoders.audio import AudioEncoder
 from avrec.towers.encoders.identity import IdentityEncoder
@@ -315,6 +315,27 @@ def test_not_an_export(tmp_path, content, message):
         (tmp_path / "config.json").write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(UserError, match=message):
         avrec.load_item_tower(tmp_path)
+
+
+class Sum(torch.nn.Module):
+    """A fusion of somebody's own."""
+
+    def __init__(self, modalities: int, dim: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.options = {"scale": scale}
+
+    def forward(self, values_UMD: torch.Tensor, present_UM: torch.Tensor) -> torch.Tensor:
+        return self.options["scale"] * (values_UMD * present_UM[..., None]).sum(1)
+
+
+def test_a_fusion_of_ones_own_is_given_to_be_loaded(run, tmp_path, rows):
+    tower = ItemTower(dict(run.tower.encoders.items()), partial(Sum, scale=2.0), DIM)
+    folder = export_item_tower(tower, tmp_path / "sum", [], np.array([], bool), run.catalogue.text)
+    with pytest.raises(UserError, match=rf"{Sum.__module__}\.Sum, which is not of avrec"):
+        avrec.load_item_tower(folder)
+    loaded = avrec.load_item_tower(folder, classes=classes_of(tower))
+    assert loaded.tower.fusion.options == {"scale": 2.0}
+    assert np.isfinite(loaded.embed(rows)).all()
 
 
 def test_a_folder_that_is_not_there(tmp_path):

@@ -1,0 +1,74 @@
+"""``key=value`` arguments of the commands that have no config of their own: embed, recommend, export."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from avrec.batch import UserError
+
+
+def from_command_line(arguments: list[str], defaults: dict[str, Any], command: str) -> dict[str, Any]:
+    """``key=value`` arguments of a command without a config of its own.
+
+    Args:
+        arguments: as given.
+        defaults: by key; the first key is required, and so are those with ``...``. A default that is a number, a list
+            or a mapping makes its key one; the last two are written as a run's config takes them.
+        command: as the user calls it, for messages.
+
+    Raises:
+        UserError: an unknown key, a required one that is missing, or a value that its key cannot have.
+    """
+    given: dict[str, Any] = dict(argument.partition("=")[::2] for argument in arguments)
+    unknown = [key for key in given if key not in defaults]
+    required = [key for key, default in defaults.items() if default is ... or key == next(iter(defaults))]
+    usage = f"Usage: {command} " + " ".join(f"{key}=…" if key in required else f"[{key}=…]" for key in defaults)
+    if {"--help", "-h"} & set(given):
+        print(usage)
+        raise SystemExit(0)
+    missing = [key for key in required if not given.get(key)]
+    if unknown or missing:
+        wrong = f"There is no key {unknown[0]}." if unknown else f"{missing[0]} must be given and is not."
+        raise UserError(f"{wrong} {usage}")
+    for key, text in given.items():
+        if isinstance(defaults[key], int):
+            if not re.fullmatch(r"-?\d+", text):
+                raise UserError(f"{key}={text} is no whole number. {usage}")
+            given[key] = int(text)
+        elif isinstance(defaults[key], list | dict):
+            given[key] = _parsed(key, text, type(defaults[key]))
+    return {**defaults, **given}
+
+
+def _parsed(key: str, text: str, kind: type) -> Any:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        value = OverridesParser.create().parse_override(f"{key}={text}").value()
+    except HydraException:
+        value = None
+    if not isinstance(value, kind):
+        form = f"[{text}]" if kind is list else "{ours: theirs, …}"
+        raise UserError(f"{key}={text} could not be read. Give it in quotes: '{key}={form}'.")
+    return value
+
+
+def imported(paths: Sequence[str]) -> list[type[Any]]:
+    """The classes that somebody names by MODULE.CLASS, whose modules are imported for that.
+
+    Raises:
+        UserError: one cannot be imported, or is no class.
+    """
+    from hydra.utils import get_class
+
+    found = []
+    for path in paths:
+        try:
+            found.append(get_class(str(path)))
+        except Exception as error:  # a module of the user's own raises what it likes
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"classes=[{path}] cannot be imported: {reason} Give MODULE.CLASS, from this folder or PYTHONPATH."
+            ) from error
+    return found
