@@ -16,12 +16,14 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from filelock import FileLock, Timeout
 from torch import nn
 
 from avrec import config
@@ -224,21 +226,35 @@ def embed(
     raw, _ = read_items(items, exported.text, columns, all_there=True)
     weights = _digest(tower)
     keys = _keys(raw, exported, weights)
-    table, failures = _stored(out, keys)
-    had = {*table["key"], *failures}
-    new = [(key, item) for key, item in zip(keys, raw, strict=True) if key not in had]
-    if new:
-        (out / "parts").mkdir(parents=True, exist_ok=True)
-        job = EmbedJob(tower, (out / "parts").resolve(), weights, device, tuple(classes))
-        work(job, cut(new, shard_size), "embedding", workers if device == "cpu" else 0, executor)
+    with _alone(out):
         table, failures = _stored(out, keys)
-    _write(out / "items.parquet", table, failures)
-    shutil.rmtree(out / "parts", ignore_errors=True)
+        had = {*table["key"], *failures}
+        new = [(key, item) for key, item in zip(keys, raw, strict=True) if key not in had]
+        if new:
+            (out / "parts").mkdir(parents=True, exist_ok=True)
+            job = EmbedJob(tower, (out / "parts").resolve(), weights, device, tuple(classes))
+            work(job, cut(new, shard_size), "embedding", workers if device == "cpu" else 0, executor)
+            table, failures = _stored(out, keys)
+        _write(out / "items.parquet", table, failures)
+        shutil.rmtree(out / "parts", ignore_errors=True)
     print(f"{len(table):,} of {len(keys):,} items in {out / 'items.parquet'}; {len(new):,} were new")
     if failures:
         first = "; ".join(list(failures.values())[:3])
         print(f"{len(failures):,} items could not be used whole: {first}. All of them: {out / 'items.failures.json'}")
     return out / "items.parquet"
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """No other process embeds into this folder meanwhile."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".lock", blocking=False):
+            yield
+    except Timeout:
+        raise UserError(
+            f"out={out} is being written by another process. Wait for its end, or give another folder."
+        ) from None
 
 
 def _check_not_a_runs(path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from filelock import FileLock
 
 import avrec
 from avrec import config
@@ -105,7 +106,7 @@ def test_the_vectors_are_the_towers_and_in_the_order_of_the_table(tower: Path, c
     assert titles == pl.read_csv(catalogue / "items.csv")["title"].to_list()
     np.testing.assert_allclose(table["vector"].to_numpy(), exported.embed(raw), atol=1e-6)
     assert table["key"].n_unique() == FEW
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["items.failures.json", "items.parquet"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["items.failures.json", "items.parquet"]
 
 
 def test_only_what_is_new_is_embedded(tower: Path, catalogue: Path, tmp_path: Path, embedded: list[str]) -> None:
@@ -250,6 +251,13 @@ def test_an_item_that_ends_its_process_is_lost_alone(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------------
 # Processes
+
+
+def test_a_folder_is_written_by_one_process(tower: Path, catalogue: Path, tmp_path: Path) -> None:
+    tmp_path.joinpath("out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(UserError, match="is being written by another process"):
+        embed(tower, catalogue, tmp_path / "out", workers=0)
+    assert embed(tower, catalogue, tmp_path / "out", workers=0).is_file()
 
 
 @pytest.mark.slow

@@ -98,6 +98,21 @@ class Folder:
             raise UserError(f"{path} holds a {type(content).__name__}, not a mapping. {self._again}")
         return content
 
+    def rows(self, name: str, most: int) -> dict[str, int]:
+        """One of its JSON files that says which row of a table, from 1, an id has.
+
+        Raises:
+            UserError: as for ``json``, or it names rows above ``most``.
+        """
+        rows = self.json(name)
+        wrong = [key for key, row in rows.items() if not (isinstance(row, int) and 1 <= row <= most)]
+        if wrong:
+            raise UserError(
+                f"{self.path / name} gives {wrong[0]!r} the row {rows[wrong[0]]}, and the tower has the rows 1 to "
+                f"{most}: the file is of another tower. {self._again}"
+            )
+        return rows
+
     def file(self, name: str) -> Path:
         """Path of one of its files.
 

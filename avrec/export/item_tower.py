@@ -282,7 +282,8 @@ def load_item_tower(
             config["normalize"],
         )
         files.fill(tower)
-        rows = files.json("item_ids.json") if "identity" in encoders else {}
+        identity: Any = encoders.get("identity")
+        rows = files.rows("item_ids.json", identity.num_items) if identity else {}
         return ExportedItemTower(tower.to(device), rows, TextFields(**config["text"]))
 
 

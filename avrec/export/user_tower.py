@@ -333,6 +333,8 @@ def load_user_tower(folder: str | Path, items: str | Path | None = None) -> Expo
         has_users = (files.path / "user_ids.json").is_file()
         graph = UserGraph(tower, config["temperature"], config["dim"])
         users = files.json("user_ids.json") if has_users else {}
+        if has_users and len(users["keys"]) != config["tower"]["num_users"]:
+            raise ValueError("user_ids.json is of another tower")
         return ExportedUserTower(graph, config, users, {} if items is None else _vectors_of(Path(items)))
 
 

@@ -170,6 +170,7 @@ def damage(folder: Path, name: str, content: bytes | None) -> None:
         ("model.safetensors", None, "has no model.safetensors"),
         ("model.safetensors", b"junk", "is damaged .* Export it again: python -m avrec.export"),
         ("user_ids.json", b"x", "could not be read as JSON"),
+        ("user_ids.json", b'{"salt": "", "keys": ["a"]}', "user_ids.json is of another tower"),
     ],
 )
 def test_a_damaged_folder_is_named_in_a_sentence(tmp_path, name, content, message):

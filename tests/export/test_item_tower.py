@@ -360,6 +360,13 @@ def test_weights_of_another_tower(run, tmp_path):
         avrec.load_item_tower(folder)
 
 
+def test_item_ids_of_another_tower(run, tmp_path):
+    folder = run.export(tmp_path / "tower")
+    (folder / "item_ids.json").write_text('{"i": 99}')
+    with pytest.raises(UserError, match="gives 'i' the row 99, .* the file is of another tower"):
+        avrec.load_item_tower(folder)
+
+
 def test_an_older_export_is_replaced_as_a_whole(runs, tmp_path, rows):
     folder = tmp_path / "deep" / "tower"
     runs["MeanFusion"].export(folder)
