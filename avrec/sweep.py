@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NAME = "avrec"
 TRIAL = "AVREC_TRIAL"
 """Environment variable of a run inside a sweep: NUMBER@FOLDER."""
+NO_VALUE = "no value"
 ENDS = ("COMPLETE", "PRUNED", "FAIL")
 
 
@@ -133,7 +134,7 @@ class Study:
         with lock_of(self.folder, "study"):
             told = self._record(trial.handle, outcome)
             trial.lock.release()
-        return f"trial {trial.handle.number}: {' '.join(trial.overrides)}: {told}"
+        return ": ".join(filter(None, (f"trial {trial.handle.number}", " ".join(trial.overrides), told)))
 
     def _record(self, handle: "optuna.Trial", outcome: Any) -> str:
         from optuna.trial import TrialState
@@ -141,13 +142,21 @@ class Study:
         if type(outcome).__name__ == "TrialPruned":
             self.study.tell(handle, state=TrialState.PRUNED)
             return "pruned"
-        if isinstance(outcome, int | float) and not math.isnan(outcome):
+        if isinstance(outcome, int | float) and math.isfinite(outcome):
             self.study.tell(handle, float(outcome))
             return f"{outcome:.4f}"
-        reason = "no value" if outcome is None else (str(outcome) or type(outcome).__name__).splitlines()[0]
+        if isinstance(outcome, int | float):
+            reason = f"{self.metric} is {outcome}"
+        else:
+            reason = NO_VALUE if outcome is None else (str(outcome) or type(outcome).__name__).splitlines()[0]
         handle.set_user_attr("error", reason)
         self.study.tell(handle, state=TrialState.FAIL)
-        return f"failed: {reason}"
+        return reason if outcome is None else f"failed: {reason}"
+
+    def failures(self) -> list[str]:
+        """Why trials failed; a run that measures nothing did not."""
+        failed = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.name == "FAIL"]
+        return [why for trial in failed if (why := trial.user_attrs.get("error", "")) != NO_VALUE]
 
     def best_command(self) -> str | None:
         """The command line that trains the best trial's model in full; None without a finished trial."""
@@ -216,7 +225,7 @@ class Study:
         from optuna import visualization
 
         done = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-        if not done:
+        if not done or not visualization.is_available():  # Optuna without plotly
             return []
         varied = [name for name in self.space if len({str(trial.params[name]) for trial in done}) > 1]
         figures = [

@@ -5,7 +5,9 @@ Hydra takes a sweeper that was registered with it, under the name of its own pac
 
 import importlib
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +17,9 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from avrec.hints import CONF
 
 
 def register() -> None:
@@ -37,7 +41,8 @@ class StudySweeper(Sweeper):
         params: sweeps by key: ``interval(a,b)``, ``tag(log,interval(a,b))``, ``choice(a,b,c)``, ``range(a,b)``. A sweep
             or a value on the command line comes before them.
         n_trials: in all, of all processes.
-        n_jobs: trials handed to the launcher at once.
+        n_jobs: trials handed to the launcher at once; None: one, or the whole grid where another launcher than Hydra's
+            own runs it.
         sampler: of Optuna; None: the whole grid.
         pruner: of Optuna, for the runs.
         direction: maximize or minimize.
@@ -50,7 +55,7 @@ class StudySweeper(Sweeper):
         self,
         params: Mapping[str, str],
         n_trials: int = 20,
-        n_jobs: int = 1,
+        n_jobs: int | None = None,
         sampler: Any = None,
         pruner: Any = None,
         direction: str = "maximize",
@@ -68,15 +73,21 @@ class StudySweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run the trials that are left, and write what the sweep came to.
+        """Run the trials that are left, and write what the sweep came to; a grid needs no Optuna, and is then Hydra's.
 
         Raises:
-            UserError: nothing is varied, or the folder holds another sweep.
+            UserError: nothing is varied, the folder holds another sweep, a run of a grid failed, or all runs.
         """
         from avrec.batch import UserError
         from avrec.sweep import Study
 
-        parsed = OverridesParser.create().parse_overrides([*(f"{k}={v}" for k, v in self.params.items()), *arguments])
+        grid = self.options["sampler"] is None
+        if grid and find_spec("optuna") is None:
+            say("no table and no pictures at the end: they need Optuna, pip install 'avrec[sweep]'")
+            self._as_hydra_does(arguments)
+            return
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        parsed = parser.parse_overrides([*(f"{k}={v}" for k, v in self.params.items()), *arguments])
         by_key = {override.get_key_element(): override for override in parsed}
         space = {key: distribution_of(override) for key, override in by_key.items() if override.is_sweep_override()}
         given = [
@@ -84,31 +95,56 @@ class StudySweeper(Sweeper):
             for key, override in by_key.items()
             if not override.is_sweep_override()
         ]
-        if not space:
+        if not space and not grid:
             raise UserError("A sweep varies something. Give a key several values: optimizer.lr=1e-3,3e-3.")
-        # A wrong key is said before there is a study.
-        first = [f"{key}={getattr(d, 'choices', [getattr(d, 'low', None)])[0]}" for key, d in space.items()]
-        self.hydra_context.config_loader.load_sweep_config(self.config, [*given, *first])
+        self._check(given, space)
         folder = Path(self.config.hydra.sweep.dir)
         begun = [argument for argument in given if not argument.startswith("sweep=")]
         study = Study(folder, space, begun, **self.options, metric=self.config.monitor)
         say(f"sweep folder: {folder} (the same command with hydra.sweep.dir={folder} goes on, or joins in)")
+        side_by_side = grid and type(self.launcher).__name__ != "BasicLauncher"
+        at_once = self.n_jobs or (study.n_trials if side_by_side else 1)
         job = 0
-        while trials := [trial for trial in (study.claim() for _ in range(self.n_jobs)) if trial]:
-            jobs = [[*given, *trial.overrides, *_of_trial(trial.handle.number, folder)] for trial in trials]
+        while trials := [trial for trial in (study.claim() for _ in range(at_once)) if trial]:
+            jobs = [[*given, *trial.overrides, *self._of_trial(trial.handle.number)] for trial in trials]
             for trial, done in zip(trials, self.launcher.launch(jobs, initial_job_idx=job), strict=True):
                 # Not return_value: its getter raises what the run raised.
-                say(study.tell(trial, done._return_value))
+                outcome = done._return_value
+                if isinstance(outcome, Exception) and type(outcome).__name__ not in ("UserError", "TrialPruned"):
+                    traceback.print_exception(outcome)
+                say(study.tell(trial, outcome))
             job += len(trials)
-        show(study.write(), study.best_command(), folder)
+        best, failures = study.best_command(), study.failures()
+        show(study.write(), best, folder)
+        if failures and (grid or best is None):
+            raise UserError(f"{len(failures)} of {len(study.rows())} trials failed. The first of them: {failures[0]}")
 
+    def _as_hydra_does(self, arguments: list[str]) -> None:
+        # Hydra, when it looks for plugins, loads this module anew.
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-def _of_trial(number: int, folder: Path) -> Iterator[str]:
-    from avrec.sweep import TRIAL
+        basic: Any = BasicSweeper(None, self.params)
+        basic.config, basic.hydra_context, basic.launcher = self.config, self.hydra_context, self.launcher
+        basic.sweep(arguments)
 
-    place = str(folder.resolve()).replace("'", r"\'")
-    yield f"hydra.sweep.subdir='{number}'"
-    yield f"++hydra.job.env_set.{TRIAL}='{number}@{place}'"
+    def _check(self, given: list[str], space: Mapping[str, Any]) -> None:
+        """Refuse a wrong key, or an option that is not there, before there is a study."""
+        first = {key: getattr(d, "choices", [getattr(d, "low", None)])[0] for key, d in space.items()}
+        options = [(key, c) for key, d in space.items() if (CONF / key).is_dir() for c in getattr(d, "choices", ())]
+        for key, choice in options or [("", "")]:
+            values = {**first, key: choice} if key else first
+            overrides = [*given, *(f"{key}={value}" for key, value in values.items())]
+            self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+
+    def _of_trial(self, number: int) -> Iterator[str]:
+        from avrec.sweep import TRIAL
+
+        sweep: Any = self.config.hydra.sweep
+        place = str(Path(sweep.dir).resolve()).replace("'", r"\'")
+        raw: Any = OmegaConf.to_container(sweep)
+        if raw["subdir"] == "${hydra:job.num}":  # it counts in each process anew
+            yield f"hydra.sweep.subdir='{number}'"
+        yield f"++hydra.job.env_set.{TRIAL}='{number}@{place}'"
 
 
 def distribution_of(override: Override) -> Any:
@@ -137,9 +173,13 @@ def show(rows: list[dict[str, Any]], best: str | None, folder: Path) -> None:
 
     console = Console(width=None if Console().is_terminal else 160)
     columns = [name for name in rows[0] if any(row[name] is not None for row in rows)] if rows else []
-    table = Table(*(name.rpartition(".")[2] for name in columns), title=f"{len(rows)} trials, the best first")
+    table = Table(
+        *(name.rpartition(".")[2] for name in columns),
+        title=f"{len(rows)} trial{'s' * (len(rows) != 1)}, the best first",
+    )
     for row in rows[:10]:
         table.add_row(*(brief(row[name]) for name in columns))
     console.print(table)
     say(f"all trials, and pictures: {folder / 'sweep.html'} and trials.csv")
-    say(f"the best, trained and measured in full:\n  {best}" if best else "no trial was completed; see their errors")
+    if best:
+        say(f"the best is trial {rows[0]['trial']}; trained and measured in full:\n  {best}")

@@ -3,6 +3,7 @@
 Nothing of it names a user, and the config comes without secrets (``config.plain``).
 """
 
+import json
 import logging
 import platform
 import subprocess
@@ -67,6 +68,8 @@ def tracked(trainer: "pl.Trainer", config: Mapping[str, Any], data: Mapping[str,
         for logger in loggers:
             with building(f"logger.{_kind(logger)}"):
                 logger.log_hyperparams({**config, "code": code_version(), "catalogue": dict(data)})
+                if _kind(logger) == "wandb":
+                    _read_by(logger.experiment, data)
         yield
         failed = False
     finally:
@@ -121,6 +124,20 @@ def _kind(logger: Any) -> str:
 def _mib(path: Path) -> float:
     parts = path.rglob("*") if path.is_dir() else [path]
     return sum(part.stat().st_size for part in parts if part.is_file()) / 2**20
+
+
+def _read_by(run: Any, data: Mapping[str, Any]) -> None:
+    """Tell W&B what catalogue a run reads, as an artifact that all its runs share: fingerprint and counts, no rows."""
+    import wandb
+
+    path = Path(run.dir).parent / "catalogue.json"
+    path.write_text(json.dumps(data, indent=2, sort_keys=True), encoding="utf-8")
+    artifact = wandb.Artifact(f"catalogue-{data['fingerprint']}", type="dataset", metadata=dict(data))
+    artifact.add_file(str(path), policy="immutable", skip_cache=True)
+    if run.settings._offline:  # use_artifact refuses, and is this besides waiting; `wandb sync` does it
+        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+    else:
+        run.use_artifact(artifact)
 
 
 def _to_wandb(logger: Any, rows: list[dict[str, Any]], files: dict[str, Path], about: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ ALLOWED = {
     "arguments": set(),
     "config": {"data", "towers", "training", "hints", "sweep", "sweeper"},
     "sweep": set(),
-    "sweeper": {"sweep"},
+    "sweeper": {"sweep", "hints"},
     "tracking": {"evaluation", "config"},
     "measuring": {"data", "evaluation", "training", "pipeline"},
     "pipeline": {"data", "towers", "evaluation", "training", "report", "config", "measuring"},

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from avrec import sweep
@@ -179,9 +180,10 @@ def sweeper_of(folder: Path, objective: Any, **options: Any) -> StudySweeper:
     def launch(jobs: list[list[str]], initial_job_idx: int) -> list[Any]:
         return [SimpleNamespace(_return_value=objective(job)) for job in jobs]
 
-    found = StudySweeper(sampler=optuna.samplers.RandomSampler(), **options)
-    found.config = SimpleNamespace(hydra=SimpleNamespace(sweep=SimpleNamespace(dir=folder)), monitor="val/ndcg@10")
-    loader = SimpleNamespace(load_sweep_config=lambda config, overrides: None)
+    found = StudySweeper(**{"sampler": optuna.samplers.RandomSampler(), **options})
+    hydra = {"sweep": {"dir": str(folder), "subdir": "${hydra:job.num}"}}
+    found.config = OmegaConf.create({"hydra": hydra, "monitor": "val/ndcg@10"})
+    loader = SimpleNamespace(load_sweep_config=lambda *config, **overrides: None)
     found.hydra_context, found.launcher = SimpleNamespace(config_loader=loader), SimpleNamespace(launch=launch)
     return found
 
@@ -211,12 +213,67 @@ def test_a_sweep_varies_something(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["optuna", "grid"])
-def test_hydra_builds_the_sweeper(name: str) -> None:
+@pytest.mark.parametrize(
+    ("grid", "outcomes", "message"),
+    [
+        (True, [0.5, float("nan"), None], r"1 of 3 trials failed\. The first of them: val/ndcg@10 is nan"),
+        (True, [0.5, float("-inf"), ValueError("no")], r"2 of 3 trials failed\. .*val/ndcg@10 is -inf"),
+        (True, [0.5, None, 0.1], None),
+        (False, [ValueError("no"), UserError("dim=15"), float("nan")], r"3 of 3 trials failed\. .*: no"),
+        (False, [ValueError("no"), 0.5, float("nan")], None),
+    ],
+)
+def test_a_sweep_whose_runs_fail_says_so_at_its_end(
+    tmp_path: Path, grid: bool, outcomes: list[Any], message: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = iter(outcomes)
+    options: Any = {"params": {"seed": "0,1,2"}, "n_trials": 3} | ({"sampler": None} if grid else {})
+    made = sweeper_of(tmp_path, lambda job: next(left), **options)
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        made.sweep([])
+    said = capsys.readouterr().err
+    assert (tmp_path / "sweep.html").is_file()
+    assert ("the best is trial" in said) == (0.5 in outcomes)
+    assert ("ValueError: no" in said) == any(isinstance(outcome, ValueError) for outcome in outcomes)
+
+
+def test_a_plain_multirun_is_a_grid_in_hydras_folders(tmp_path: Path) -> None:
+    batches: list[list[list[str]]] = []
+    made = sweeper_of(tmp_path, lambda job: 0.5, params={}, sampler=None)
+    launch = made.launcher.launch
+    made.launcher.launch = lambda jobs, initial_job_idx: batches.append(jobs) or launch(jobs, initial_job_idx)
+    made.sweep(["seed=0,1", "dim=16,32", "fusion=mean"])
+    assert len(batches) == 1, "another launcher than Hydra's own gets the whole grid"
+    assert [job[1:4] for job in batches[0]] == [
+        [f"seed={seed}", f"dim={dim}", f"hydra.sweep.subdir='{2 * seed + place}'"]
+        for seed in (0, 1)
+        for place, dim in enumerate((16, 32))
+    ]
+    (alone := sweeper_of(tmp_path / "one", lambda job: 0.5, params={}, sampler=None)).config.hydra.sweep.subdir = "mine"
+    alone.launcher.launch = made.launcher.launch
+    alone.sweep(["dim=16"])
+    assert [word.split("=")[0] for word in batches[1][0]] == ["dim", f"++hydra.job.env_set.{sweep.TRIAL}"]
+
+
+def test_a_grid_without_optuna_is_hydras_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs: list[list[str]] = []
+    made = sweeper_of(tmp_path, None, params={"dim": "16"}, sampler=None)
+    made.launcher.launch = lambda batch, initial_job_idx: jobs.extend(batch) or []
+    monkeypatch.setattr("avrec.sweeper.find_spec", lambda name: None)
+    made.sweep(["seed=0,1"])
+    assert jobs == [["dim=16", "seed=0"], ["dim=16", "seed=1"]]
+    assert "pip install 'avrec[sweep]'" in capsys.readouterr().err
+    assert not (tmp_path / "study.db").exists()
+
+
+@pytest.mark.parametrize("name", ["optuna", "grid", None])
+def test_hydra_builds_the_sweeper(name: str | None) -> None:
     """Hydra's rules for plugins change within a minor release; this asks the one that is installed."""
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", overrides=[f"sweep={name}", "run_dir=x"], return_hydra_config=True)
+        cfg = compose("train", overrides=[*([f"sweep={name}"] * bool(name)), "run_dir=x"], return_hydra_config=True)
         with open_dict(cfg.hydra.job):
             cfg.hydra.job.num = 0
         context = HydraContext(config_loader=None, callbacks=None)  # type: ignore[arg-type]
@@ -253,13 +310,37 @@ def test_the_wandb_sweep_gives_the_overrides_of_train() -> None:
     assert cfg.logger.wandb.offline is False
 
 
+TINY = ["data.num_items=60", "data.num_users=80", "data.num_interactions=1200", "trainer.accelerator=cpu", "dim=16"]
+TINY += ["text.width=16", "vision=none", "audio=none", "logger=none", "datamodule.prepare.workers=0", "report=false"]
+
+
+@pytest.mark.slow
+def test_a_multirun_ends_with_a_table_pictures_and_the_best(tmp_path: Path) -> None:
+    more = ["trainer.max_epochs=1", "evaluation.baselines=[]", "evaluation.ablation=false", "hydra.sweep.dir=sweep"]
+
+    def run(*overrides: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, str(ROOT / "train.py"), "-m", *TINY, *more, *overrides]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+
+    done = run("optimizer.lr=1e-3,abc", "seed=0")
+    assert done.returncode == 2
+    assert (
+        done.stderr.strip().splitlines()[-1].startswith("error: 1 of 2 trials failed. The first of them: optimizer.lr")
+    )
+    assert "the best is trial 0" in done.stderr
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} >= {"0", "1", "trials.csv", "sweep.html"}
+    assert (tmp_path / "sweep" / "0" / "metrics.json").is_file()
+    assert "holds a sweep of other settings" in run("optimizer.lr=1e-3,2e-3").stderr
+    assert "objective=bpx is not there" in run("objective=bpr,bpx", "hydra.sweep.dir=other").stderr
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.slow
 def test_a_sweep_of_trainings_is_killed_goes_on_and_is_shared(tmp_path: Path) -> None:
     """Eight short trials of train.py: killed in the middle, then two processes on one study."""
     command = [sys.executable, str(ROOT / "train.py"), "-m", "sweep=optuna", "hydra.sweeper.n_trials=8"]
-    command += ["data.num_items=60", "data.num_users=80", "data.num_interactions=1200", "trainer.max_epochs=5"]
-    command += ["trainer.accelerator=cpu", "text.width=16", "vision=none", "audio=none", "logger=none", "dim=16"]
-    command += ["hydra.sweep.dir=sweep", "datamodule.prepare.workers=0"]
+    command += [*TINY, "trainer.max_epochs=5"]
+    command += ["hydra.sweep.dir=sweep"]
 
     def start() -> subprocess.Popen[str]:
         return subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -281,7 +362,9 @@ def test_a_sweep_of_trainings_is_killed_goes_on_and_is_shared(tmp_path: Path) ->
     assert sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.name.isdigit()) == list("01234567")
     ran = [line.split(":")[0] for text in said for line in text.splitlines() if line.startswith("trial ")]
     assert len(ran) == len(set(ran)) == 5
-    best = said[0].strip().splitlines()[-1].strip()
+    value, number = max((trial.value, trial.number) for trial in trials if trial.state.name == "COMPLETE")
+    # The process that ends first does not know what the other one's last trial comes to.
+    best = next(text.strip().splitlines()[-1].strip() for text in said if f"the best is trial {number};" in text)
     done = subprocess.run(
         [sys.executable, *shlex.split(best.replace("train.py", str(ROOT / "train.py")))[1:], "report=false"],
         cwd=tmp_path,
@@ -290,5 +373,4 @@ def test_a_sweep_of_trainings_is_killed_goes_on_and_is_shared(tmp_path: Path) ->
         timeout=200,
     )
     assert done.returncode == 0
-    value = max(trial.value for trial in trials if trial.state.name == "COMPLETE")
     assert f"best val/ndcg@10, {value:.4f}" in done.stderr

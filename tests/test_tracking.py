@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import re
 import shutil
 from pathlib import Path
@@ -81,6 +82,9 @@ def test_wandb_keeps_nothing_but_what_it_is_told(tracked: Path) -> None:
     (run,) = (tracked / "wandb").glob("offline-run-*")
     assert {path.name for path in (run / "files").iterdir()} <= {"requirements.txt", "media"}
     assert list((run / "files" / "media").rglob("results*.json"))
+    read = json.loads((run / "catalogue.json").read_text())
+    assert read["items"] == 32
+    assert f"catalogue-{read['fingerprint']}".encode() in next(run.glob("*.wandb")).read_bytes()
 
 
 class MLFlowLogger(MagicMock):
@@ -110,11 +114,19 @@ def test_files_are_sent_up_to_a_size(tmp_path: Path) -> None:
     assert not sent(tmp_path, 0).experiment.log_artifact.called
 
 
-def test_trackers_are_closed_when_a_run_fails() -> None:
+@pytest.mark.parametrize("offline", [True, False])
+def test_wandb_is_told_what_a_run_reads_and_that_it_failed(tmp_path: Path, offline: bool) -> None:
     logger = type("WandbLogger", (MagicMock,), {})()
+    run = logger.experiment
+    run.dir, run.settings._offline = str(tmp_path / "files"), offline
     trainer: Any = SimpleNamespace(loggers=[logger])
-    with pytest.raises(ZeroDivisionError), tracking.tracked(trainer, {}, {}):
+    with pytest.raises(ZeroDivisionError), tracking.tracked(trainer, {}, {"fingerprint": "abc", "items": 3}):
         raise ZeroDivisionError
+    artifact = (run._log_artifact if offline else run.use_artifact).call_args.args[0]
+    assert (artifact.type, artifact.name, artifact.metadata["items"]) == ("dataset", "catalogue-abc", 3)
+    assert json.loads((tmp_path / "catalogue.json").read_text()) == {"fingerprint": "abc", "items": 3}
+    assert artifact.manifest.entries["catalogue.json"].local_path == str(tmp_path / "catalogue.json")
+    assert run.use_artifact.called is not offline, "W&B refuses it offline"
     logger.finalize.assert_called_once_with("failed")
     logger.experiment.finish.assert_called_once_with(exit_code=1)
 
