@@ -307,6 +307,11 @@ def test_numbers_that_cannot_work_are_refused(tmp_path: Path, change: dict[str, 
         DemoSource(tmp_path, **{**TINY, **change})
 
 
+@pytest.mark.parametrize(("items", "users", "wanted"), [(600, 2000, 60_000), (20, 10, 75), (60, 100, 2250)])
+def test_interactions_go_with_users_and_items(tmp_path: Path, items: int, users: int, wanted: int) -> None:
+    assert DemoSource(tmp_path, num_items=items, num_users=users).size.num_interactions == wanted
+
+
 def test_a_name_that_is_not_in_the_catalogue_is_named(folder: Path) -> None:
     with pytest.raises(UserError, match="user 'nobody' is not in the demo catalogue"):
         DemoSource(folder.parent, **TINY).true_scores(["nobody"], ["film-00000"], START)

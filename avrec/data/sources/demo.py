@@ -20,7 +20,7 @@ from avrec.data.progress import progress
 from avrec.data.sources.demo_domains import DOMAINS
 from avrec.data.sources.demo_media import item_rng, make_media
 from avrec.data.sources.demo_text import write_text
-from avrec.data.sources.demo_world import Truth, World, WorldSize, make_world
+from avrec.data.sources.demo_world import Truth, World, WorldSize, make_world, most_interactions
 from avrec.data.sources.folder import FolderSource
 from avrec.data.tables import Catalogue
 
@@ -42,7 +42,7 @@ class DemoSource:
         domain: film, music, game or course.
         num_items: items in the catalogue, at least 20.
         num_users: users, at least 10.
-        num_interactions: interactions in all.
+        num_interactions: interactions in all; None: 30 a user, or as many as the items allow.
         seed: the same seed gives the same catalogue.
 
     Raises:
@@ -55,7 +55,7 @@ class DemoSource:
         domain: str = "film",
         num_items: int = 600,
         num_users: int = 2000,
-        num_interactions: int = 60_000,
+        num_interactions: int | None = None,
         seed: int = 0,
     ) -> None:
         if domain not in DOMAINS:
@@ -64,6 +64,8 @@ class DemoSource:
             raise UserError(f"seed={seed} is negative: give 0 or more.")
         self.root = Path(root).expanduser()
         self.domain = domain
+        if num_interactions is None:
+            num_interactions = min(30 * num_users, most_interactions(num_items, num_users))
         self.size = WorldSize(num_items, num_users, num_interactions)
         self.size.check()
         self.seed = seed

@@ -46,6 +46,11 @@ _EXPLORE = 0.04
 _PLANS = ("free", "student", "standard", "family", "premium")
 
 
+def most_interactions(num_items: int, num_users: int) -> int:
+    """So many that they can still be drawn."""
+    return num_items // 2 * num_users * 3 // 4
+
+
 @dataclass(frozen=True)
 class WorldSize:
     """How many items, users and interactions a world has."""
@@ -60,7 +65,7 @@ class WorldSize:
             raise UserError(f"num_items={self.num_items} is too small: give at least 20, so that some are cold.")
         if self.num_users < 10:
             raise UserError(f"num_users={self.num_users} is too small: give at least 10.")
-        low, high = FEWEST * self.num_users, self.most * self.num_users * 3 // 4
+        low, high = FEWEST * self.num_users, most_interactions(self.num_items, self.num_users)
         if not low <= self.num_interactions <= high:
             raise UserError(
                 f"num_interactions={self.num_interactions} does not fit {self.num_users} users and "
