@@ -1,30 +1,37 @@
 """``key=value`` arguments of the commands that have no config of their own: embed, recommend, export."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from avrec.batch import UserError
 
+Keys = Mapping[str, tuple[Any, str]]
+"""By key: its default, ``...`` where it must be given, and what it means."""
 
-def from_command_line(arguments: list[str], defaults: dict[str, Any], command: str) -> dict[str, Any]:
+
+def from_command_line(arguments: list[str], keys: Keys, command: str) -> dict[str, Any]:
     """``key=value`` arguments of a command without a config of its own.
 
     Args:
         arguments: as given.
-        defaults: by key; the first key is required, and so are those with ``...``. A default that is a number, a list
-            or a mapping makes its key one; the last two are written as a run's config takes them.
+        keys: a default that is a number, a list or a mapping makes its key one; the last two are written as a run's
+            config takes them.
         command: as the user calls it, for messages.
 
     Raises:
+        SystemExit: with status 0 where help was asked for and given.
         UserError: an unknown key, a required one that is missing, or a value that its key cannot have.
     """
     given: dict[str, Any] = dict(argument.partition("=")[::2] for argument in arguments)
-    unknown = [key for key in given if key not in defaults]
-    required = [key for key, default in defaults.items() if default is ... or key == next(iter(defaults))]
-    usage = f"Usage: {command} " + " ".join(f"{key}=…" if key in required else f"[{key}=…]" for key in defaults)
+    defaults = {key: default for key, (default, _) in keys.items()}
+    unknown = [key for key in given if key not in keys]
+    required = [key for key, default in defaults.items() if default is ...]
+    usage = f"Usage: {command} " + " ".join(f"{key}=…" if key in required else f"[{key}=…]" for key in keys)
     if {"--help", "-h"} & set(given):
-        print(usage)
+        shown = {key: f"{key}={'…' if default in (..., None, '') else default}" for key, default in defaults.items()}
+        width = max(map(len, shown.values()))
+        print(usage, "", *(f"  {shown[key]:{width}}  {meaning}" for key, (_, meaning) in keys.items()), sep="\n")
         raise SystemExit(0)
     missing = [key for key in required if not given.get(key)]
     if unknown or missing:

@@ -28,6 +28,7 @@ Every mask is named by what True means: ``present`` = exists.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -47,6 +48,13 @@ class UserError(ValueError):
 
 # ---------------------------------------------------------------------------------------------------------
 # Raw content: what an item is before any encoder has seen it
+
+
+def moment(seconds: float) -> str:
+    """A time for people; a number that only orders stays one."""
+    if 1e8 <= seconds < 1e11:
+        return f"{datetime.fromtimestamp(float(seconds), UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{seconds:g}"
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from avrec import config
-from avrec.arguments import from_command_line, imported
+from avrec.arguments import Keys, from_command_line, imported
 from avrec.batch import Array, RawItem, TextFields, UserError
 from avrec.data.content_store import source_key
 from avrec.data.executors import EXECUTORS, Failures, Task, one_torch_thread, watched
@@ -38,16 +38,16 @@ from avrec.data.tables import SUFFIXES, checked_items, find_table, raw_items, sc
 from avrec.export.item_tower import ExportedItemTower, load_item_tower
 from avrec.towers.encoders.features import FeaturesEncoder
 
-KEYS = {
-    "tower": ...,
-    "items": ...,
-    "out": ...,
-    "columns": {},
-    "device": "cpu",
-    "executor": "local",
-    "shard_size": 256,
-    "workers": 2,
-    "classes": [],
+KEYS: Keys = {
+    "tower": (..., "an exported item tower: RUN/item_tower"),
+    "items": (..., "a folder with an items table, or the table"),
+    "out": (..., "the folder that gets items.parquet"),
+    "columns": ({}, "the table's own column names: '{item_id: movieId, title: name}'"),
+    "device": ("cpu", "where the tower runs; on cuda or mps in this process alone"),
+    "executor": ("local", "local: processes of this machine; ray: a Ray cluster"),
+    "shard_size": (256, "items whose vectors are written at a time"),
+    "workers": (2, "processes; 0: this one"),
+    "classes": ([], "encoders and fusions that are not avrec's, to be imported: [colours.ColourEncoder]"),
 }
 AT_ONCE = 64
 COLUMNS = ("item_id", "vector", "key")

@@ -25,7 +25,7 @@ from rich.text import Text
 from torch import Tensor
 
 from avrec import config, hints, pipeline
-from avrec.arguments import from_command_line
+from avrec.arguments import Keys, from_command_line
 from avrec.batch import Array, UserBatch, UserError
 from avrec.data.sequences import Sequences, padded
 from avrec.embed import read_items, vectors_of
@@ -33,7 +33,13 @@ from avrec.export.item_tower import ExportedItemTower
 from avrec.retrieval.index import Index
 from avrec.towers.encoders.features import FeaturesEncoder
 
-KEYS = {"run": ..., "user": "", "history": "", "items": "", "k": 10}
+KEYS: Keys = {
+    "run": (..., "a run folder"),
+    "user": ("", "the k best items for this user of the catalogue"),
+    "history": ("", "the k best items for somebody with this history: ITEM,ITEM, oldest first"),
+    "items": ("", "a table of new items: who would get them"),
+    "k": (10, "how many"),
+}
 REASONS = 2
 USERS_AT_ONCE = 256
 USERS_SHOWN = 5

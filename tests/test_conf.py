@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from avrec import config, hints
-from avrec.arguments import from_command_line
+from avrec.arguments import Keys, from_command_line
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF and "hydra" not in path.parts)
@@ -80,14 +80,18 @@ def test_a_misspelt_key_names_the_nearest() -> None:
     assert hints.nearest("qqqqq", keys) == ""
 
 
-def test_command_line_of_a_command_without_conf() -> None:
-    defaults = {"ckpt": None, "out": None}
-    assert from_command_line(["ckpt=a=b"], defaults, "x") == {"ckpt": "a=b", "out": None}
-    with pytest.raises(config.UserError, match=r"There is no key ckp\. Usage: x ckpt=… \[out=…\]"):
+def test_command_line_of_a_command_without_conf(capsys: pytest.CaptureFixture[str]) -> None:
+    defaults: Keys = {"ckpt": (..., "a checkpoint"), "out": (None, "a folder"), "k": (10, "how many")}
+    assert from_command_line(["ckpt=a=b"], defaults, "x") == {"ckpt": "a=b", "out": None, "k": 10}
+    with pytest.raises(config.UserError, match=r"There is no key ckp\. Usage: x ckpt=… \[out=…\] \[k=…\]"):
         from_command_line(["ckp=a"], defaults, "x")
     with pytest.raises(config.UserError, match="ckpt must be given"):
         from_command_line([], defaults, "x")
-    shaped: dict[str, Any] = {"ckpt": None, "names": [], "columns": {}}
+    with pytest.raises(SystemExit, match="0"):
+        from_command_line(["--help"], defaults, "x")
+    told = capsys.readouterr().out.splitlines()
+    assert told[2:] == ["  ckpt=…  a checkpoint", "  out=…   a folder", "  k=10    how many"]
+    shaped: Keys = {"ckpt": (..., ""), "names": ([], ""), "columns": ({}, "")}
     found = from_command_line(["ckpt=a", "names=[a.B, c]", "columns={item_id: movieId,title:my name}"], shaped, "x")
     assert (found["names"], found["columns"]) == (["a.B", "c"], {"item_id": "movieId", "title": "my name"})
     with pytest.raises(config.UserError, match=r"names=a,b could not be read.*'names=\[a,b\]'"):

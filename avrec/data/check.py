@@ -21,7 +21,7 @@ from pebble import ProcessExpired, ProcessPool
 from rich.console import Console
 
 from avrec import config
-from avrec.batch import DecodeFailure, DecodeRequest, RawItem, UserError
+from avrec.batch import DecodeFailure, DecodeRequest, RawItem, UserError, moment
 from avrec.data.findings import (
     Finding,
     MediaFacts,
@@ -30,7 +30,6 @@ from avrec.data.findings import (
     judged,
     log_findings,
     media_findings,
-    moment,
     time_findings,
     tokens_of,
 )
@@ -193,7 +192,8 @@ class RawTables:
         self.findings += [judged("outside_paths", outside, len(items)), judged("missing_files", missing, named)]
         texts = [name for name in items.columns if items[name].dtype == pl.String and name not in FILE_COLUMNS]
         texts = [name for name in texts if name != "item_id" and (self.source.text is None or name in self.source.text)]
-        paths = [name for name in texts if 2 * as_text(items[name]).str.contains(MEDIA_NAME).sum() > len(items)]
+        filled = {name: as_text(items[name]).drop_nulls() for name in texts}
+        paths = [name for name, values in filled.items() if 2 * values.str.contains(MEDIA_NAME).sum() > len(values)]
         self.findings.append(judged("paths_in_text", paths, len(texts)))
         return items
 

@@ -5,13 +5,12 @@ Pure functions: nothing here opens a file.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from avrec.batch import Array, DecodeFailure
+from avrec.batch import Array, DecodeFailure, moment
 from avrec.data.tables import Catalogue
 
 ERROR, WARNING, FINE = VERDICTS = ("error", "warning", "fine")
@@ -219,13 +218,6 @@ def _row_of(catalogue: Catalogue) -> Callable[[int], str]:
         return f"user {catalogue.user_ids[log.user[row]]}, item {catalogue.items[log.item[row]].item_id}{when}"
 
     return name
-
-
-def moment(seconds: float) -> str:
-    """A time for people; a number that only orders stays one."""
-    if 1e8 <= seconds < 1e11:
-        return f"{datetime.fromtimestamp(float(seconds), UTC):%Y-%m-%d %H:%M}"
-    return f"{seconds:g}"
 
 
 @dataclass(frozen=True)

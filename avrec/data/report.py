@@ -89,7 +89,8 @@ def show(report: Report, console: Console) -> None:
     console.print(_judgements(report))
     errors, warnings = report.number_of(ERROR), report.number_of(WARNING)
     verdict = ERROR if errors else WARNING if warnings else FINE
-    console.print(f"\n{errors} errors, {warnings} warnings (exit status {report.status})", style=COLOURS[verdict])
+    told = ", ".join(f"{n} {what}{'s' * (n != 1)}" for n, what in ((errors, "error"), (warnings, "warning")))
+    console.print(f"\n{told} (exit status {report.status})", style=COLOURS[verdict])
 
 
 def _table(distributions: dict[str, dict[str, float]]) -> Table:

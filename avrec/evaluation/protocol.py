@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from avrec.batch import Array, RankingTask, UserError
+from avrec.batch import Array, RankingTask, UserError, moment
 from avrec.evaluation.lists import LIST_METRICS
 from avrec.evaluation.metrics import METRICS
 from avrec.evaluation.ranking import Scorer, find_hits, top_k
@@ -371,8 +371,8 @@ def _share(best: float | None, oracle: Result | None) -> str:
 
 
 def _caption(result: Result) -> str:
-    left_out = {"k", "interval"}
-    settings = ", ".join(f"{key} {value}" for key, value in result.protocol.items() if key not in left_out)
+    told = {key: moment(v) if isinstance(v, float) else v for key, v in result.protocol.items()}
+    settings = ", ".join(f"{key} {value}" for key, value in told.items() if key not in ("k", "interval"))
     return f"{result.users:,} users; {settings}; below each value: {result.protocol.get('interval', 'interval')}"
 
 

@@ -11,19 +11,19 @@ from pathlib import Path
 from avrec import config, exporting, pipeline
 from avrec.arguments import from_command_line
 
-DEFAULTS = {
-    "ckpt": None,
-    "target": "item_tower",
-    "format": "safetensors",
-    "out": None,
-    "int8": "false",
-    "users": "none",
+KEYS = {
+    "ckpt": (..., "a checkpoint in its run folder: RUN/checkpoints/best.ckpt"),
+    "target": ("item_tower", "item_tower, user_tower or both"),
+    "format": ("safetensors", "safetensors, and with onnx or torch_export a program besides"),
+    "out": (None, "the folder; by default RUN/item_tower or RUN/user_tower"),
+    "int8": ("false", "true: with format=onnx a quantised file besides, and what it loses"),
+    "users": ("none", "hashed: write the vectors of single users, under hashed ids"),
 }
 
 
 def main() -> None:
     """Read the arguments, rebuild the run, export."""
-    given = from_command_line(sys.argv[1:], DEFAULTS, "python -m avrec.export")
+    given = from_command_line(sys.argv[1:], KEYS, "python -m avrec.export")
     exporting.check(**{key: given[key] for key in exporting.CHOICES})
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     ckpt = Path(given["ckpt"])

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from avrec.batch import moment
+
 LOAD = {
     "item": """import avrec
 
@@ -72,7 +74,8 @@ def write_card(folder: Path, about: About = About()) -> None:  # noqa: B008
             (r["slice"], r["metric"], f"{r['value']:.4f}", f"{r['low']:.4f} to {r['high']:.4f}", f"{r['users']:,}")
             for r in own
         ]
-        protocol = ", ".join(f"{key} {value}" for key, value in own[0]["protocol"].items() if key not in ("k", "leaks"))
+        told = {key: moment(v) if isinstance(v, float) else v for key, v in own[0]["protocol"].items()}
+        protocol = ", ".join(f"{key} {value}" for key, value in told.items() if key not in ("k", "leaks"))
         parts.append(
             f"## Metrics\n\nOf the whole model on its {own[0]['split']} split ({protocol}):\n\n"
             + _table(("slice", "metric", "value", "interval", "users"), rows)

@@ -3,13 +3,13 @@
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 
+from avrec.batch import moment
 from avrec.evaluation.ablation import VARIANCE
 from avrec.evaluation.lists import LIST_METRICS
 from avrec.evaluation.protocol import NO_INTERVAL, ORACLE, Result
@@ -153,8 +153,8 @@ def _protocol(result: Result) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float) and 1e8 < value < 1e10:
-        return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M} UTC"
+    if isinstance(value, float):
+        return moment(value)
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -174,7 +174,12 @@ def test_all_of_it_is_reported_at_once_and_the_rest_described(tmp_path):
 
 
 def test_what_is_odd_is_a_warning(tmp_path):
-    items = {**ITEMS, "poster": ["a.jpg", "b.jpg", "c.jpg", ""], "image": ["a.png", "b.png", "", ""]}
+    items = {
+        **ITEMS,
+        "poster": ["a.jpg", "", "", ""],
+        "plot": ["a.jpg", "words", "words", ""],
+        "image": ["a.png", "b.png", "", ""],
+    }
     log = {name: [*values, values[0]] for name, values in LOG.items()}
     users = {"user_id": ["u1", *(f"u{n}" for n in range(9, 39))], "email": [f"{n}@example.org" for n in range(31)]}
     report = check(FolderSource(write(tmp_path, items=items, interactions=log, users=users)))

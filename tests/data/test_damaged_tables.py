@@ -150,7 +150,7 @@ def plain(catalogue: Catalogue) -> list[object]:
 
 
 def load(root: Path) -> Catalogue:
-    return FolderSource(root, feedback="rating").load()
+    return FolderSource(root, feedback="rating", feedback_map="implicit").load()
 
 
 def outcome(root: Path) -> tuple[list[object] | None, str]:

@@ -114,7 +114,8 @@ def test_log_is_sorted_by_user_time_and_row(tmp_path_factory, rows, has_time):
     ("settings_", "values", "weights"),
     [
         ({}, [4, 0, 2], [1, 1, 1]),
-        ({"feedback": "r"}, [4, 0, 2], [1, 1, 1]),
+        ({"feedback": "r", "feedback_map": "implicit"}, [4, 0, 2], [1, 1, 1]),
+        ({"feedback": "r", "clean": Cleaning(min_feedback=0)}, [4, 0, 2], [1, 1, 1]),
         ({"feedback": "r", "feedback_map": "scale"}, [4, 0, 2], [1, 0, 0.5]),
         ({"feedback": "r", "feedback_map": "scale"}, [0, 0, 0], [0, 0, 0]),
         ({"feedback": "r", "feedback_map": "log1p"}, [0, 1, 3], np.log([1, 2, 4])),
@@ -167,6 +168,7 @@ def test_users_are_those_of_the_log(tmp_path):
     [
         ({"feedback_map": "square"}, r"data\.feedback_map=square is not known\. Give one of implicit, scale, log1p"),
         ({"feedback_map": "scale"}, r"data\.feedback_map=scale needs a column: give data\.feedback=COLUMN"),
+        ({"feedback": "r"}, r"data\.feedback=r alone changes nothing.*Give .*data\.feedback_map=scale"),
         ({"feedback": "r", "feedback_map": "threshold"}, r"needs a limit: give data\.threshold=NUMBER"),
     ],
 )
@@ -211,27 +213,27 @@ def test_impossible_settings(tmp_path, settings_, message):
         ({"log": LOG | {"timestamp": [1.0, 2, float("inf"), 4, 5]}}, {}, "timestamp must hold a finite number"),
         (
             {},
-            {"feedback": "stars"},
+            {"feedback": "stars", "feedback_map": "scale"},
             r"data\.feedback=stars: .*no such column\. It has user_id, item_id, timestamp, rating",
         ),
         (
             {"log": LOG | {"rating": [1, 2, "x", 4, 5]}},
-            {"feedback": "rating"},
+            {"feedback": "rating", "feedback_map": "implicit"},
             r"rating must hold a finite number.*row 3 with 'x'.*Mend",
         ),
         (
             {"log": LOG | {"rating": [1, 2, None, 4, 5]}},
-            {"feedback": "rating"},
+            {"feedback": "rating", "feedback_map": "implicit"},
             r"rating must hold a finite number.*row 3 with None",
         ),
         (
             {"log": LOG | {"rating": [1, 2, float("nan"), 4, 5]}},
-            {"feedback": "rating"},
+            {"feedback": "rating", "feedback_map": "implicit"},
             "rating must hold a finite number",
         ),
         (
             {"log": LOG | {"rating": [1, -2, -3, 4, 5]}},
-            {"feedback": "rating"},
+            {"feedback": "rating", "feedback_map": "implicit"},
             r"negative weight \(-3, in 2 rows\).*Shift it",
         ),
         (

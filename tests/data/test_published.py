@@ -147,7 +147,9 @@ def write_atomic(folder, name="toy", item=True, user=True):
 @pytest.mark.parametrize("below", ["", "toy"])
 def test_recbole(tmp_path, below):
     write_atomic(tmp_path / below)
-    catalogue = load("recbole", f"data.root={tmp_path}", "data.name=toy", "data.feedback=rating")
+    catalogue = load(
+        "recbole", f"data.root={tmp_path}", "data.name=toy", "data.feedback=rating", "data.feedback_map=implicit"
+    )
     # An item of the log without a row of its own has no text; a vector is no text.
     assert ids(catalogue) == ["007", "8", "z"]
     assert texts(catalogue) == ['A "quoted fjord. Drama War', "Über. Comedy", None]

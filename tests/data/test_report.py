@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from avrec.batch import DecodeFailure, RawItem
+from avrec.batch import DecodeFailure, RawItem, moment
 from avrec.data.findings import (
     CHECKS,
     ERROR,
@@ -20,7 +20,6 @@ from avrec.data.findings import (
     judged,
     log_findings,
     media_findings,
-    moment,
     time_findings,
 )
 from avrec.data.report import Report, bars, night, quantiles, show
@@ -138,7 +137,7 @@ def test_numbers_in_a_line():
         "least": 0, "10 %": 10, "median": 50, "90 %": 90, "99 %": 99, "most": 100, "mean": 50
     }  # fmt: skip
     assert bars([0, 0]) == "▁▁"
-    assert moment(NOON) == "2024-01-02 12:00"
+    assert moment(NOON) == "2024-01-02 12:00 UTC"
     assert moment(12) == "12"
     assert moment(1e20) == "1e+20"
 
@@ -192,4 +191,4 @@ def test_printed_for_people_within_the_width_and_without_colour():
     assert "→ Add the items, or remove the rows." in text
     assert text.index("error 9") < text.index("warning 1 (10 %) items with the text of another")
     assert "fine looked for and not found: silence" in text
-    assert text.endswith("1 errors, 1 warnings (exit status 1)")
+    assert text.endswith("1 error, 1 warning (exit status 1)")

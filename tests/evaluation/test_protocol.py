@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -174,9 +175,10 @@ def test_table_fits_and_says_its_protocol(task):
         *evaluate("popularity", PopularityScorer(task.popularity_N), task),
         *evaluate("oracle", oracle(task), task),
     ]
-    text = printed(results)
+    text = printed([replace(r, protocol={**r.protocol, "test_from": 1704196800.0, "share": 0.2}) for r in results])
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text
+    assert "test_from 2024-01-02 12:00 UTC, share 0.2" in " ".join(text.split())
     for expected in ("test: cold_candidates", "60 users", "30 users", "seen_filter True", "oracle", "1.0000"):
         assert expected in text
     best = max(r.value for r in results if r.model != "oracle" and (r.slice, r.metric) == ("all", "ndcg@10"))

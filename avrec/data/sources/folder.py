@@ -63,14 +63,15 @@ class FolderSource:
         text: what an item's text is: columns to be joined, or a template with their names in braces
             (``"{title}. {genres}"``); None: every text column.
         feedback: interaction column that R_ui is made from; None: every interaction weighs 1.
-        feedback_map: see ``avrec.data.log.Feedback``.
+        feedback_map: see ``avrec.data.log.Feedback``; None: ``implicit``, which makes ``feedback`` of use to
+            ``clean.min_feedback`` alone.
         threshold: for ``feedback_map=threshold``.
         time: how timestamps are read, see ``avrec.data.log.seconds_of``.
         clean: which rows of the log are kept.
         cache_dir: where a cleaned log is kept for the next run; None: nowhere.
 
     Raises:
-        UserError: an unknown map, or one without a column.
+        UserError: an unknown map, one without a column, or a column that nothing is to be made of.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class FolderSource:
         columns: Mapping[str, str | None] | None = None,
         text: Sequence[str] | str | None = None,
         feedback: str | None = None,
-        feedback_map: str = "implicit",
+        feedback_map: str | None = None,
         threshold: float | None = None,
         time: str = "auto",
         clean: Cleaning | None = None,
@@ -90,9 +91,15 @@ class FolderSource:
         self.layout = layout
         self.columns = {ours: theirs for ours, theirs in (columns or {}).items() if theirs is not None}
         self.text = text if text is None or isinstance(text, str) else list(text)
-        self.feedback = Feedback(feedback, feedback_map, threshold)
+        self.feedback = Feedback(feedback, feedback_map or "implicit", threshold)
         self.time = time
         self.clean = clean or Cleaning()
+        if feedback is not None and feedback_map is None and self.clean.min_feedback is None:
+            raise UserError(
+                f"data.feedback={feedback} alone changes nothing: every interaction would weigh 1. Give a map that "
+                "weighs by it (data.feedback_map=scale, log1p or threshold), or the least value to keep "
+                "(data.clean.min_feedback=NUMBER); data.feedback_map=implicit leaves it at 1."
+            )
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
 
     def tables(self) -> Tables:
