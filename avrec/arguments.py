@@ -1,5 +1,6 @@
 """``key=value`` arguments of the commands that have no config of their own: embed, recommend, export."""
 
+import importlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -67,15 +68,14 @@ def imported(paths: Sequence[str]) -> list[type[Any]]:
     Raises:
         UserError: one cannot be imported, or is no class.
     """
-    from hydra.utils import get_class
-
-    found = []
+    found: list[type[Any]] = []
     for path in paths:
+        module, _, name = str(path).rpartition(".")
         try:
-            found.append(get_class(str(path)))
+            found.append(getattr(importlib.import_module(module), name))
+            reason = "" if isinstance(found[-1], type) else "It is no class"
         except Exception as error:  # a module of the user's own raises what it likes
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"classes=[{path}] cannot be imported: {reason} Give MODULE.CLASS, from this folder or PYTHONPATH."
-            ) from error
+            reason = str(error).splitlines()[0].rstrip(".") or type(error).__name__
+        if reason:
+            raise UserError(f"classes=[{path}]: {reason}. Give MODULE.CLASS, from this folder or PYTHONPATH.")
     return found
