@@ -3,6 +3,7 @@
 Hydra takes a sweeper that was registered with it, under the name of its own package of plugins.
 """
 
+import argparse
 import importlib
 import sys
 import traceback
@@ -99,7 +100,7 @@ class StudySweeper(Sweeper):
             raise UserError("A sweep varies something. Give a key several values: optimizer.lr=1e-3,3e-3.")
         self._check(given, space)
         folder = Path(self.config.hydra.sweep.dir)
-        begun = [argument for argument in given if not argument.startswith("sweep=")]
+        begun = [*config_flags(sys.argv[1:]), *(one for one in given if not one.startswith("sweep="))]
         study = Study(folder, space, begun, **self.options, metric=self.config.monitor)
         say(f"sweep folder: {folder} (the same command with hydra.sweep.dir={folder} goes on, or joins in)")
         side_by_side = grid and type(self.launcher).__name__ != "BasicLauncher"
@@ -145,6 +146,14 @@ class StudySweeper(Sweeper):
         if raw["subdir"] == "${hydra:job.num}":  # it counts in each process anew
             yield f"hydra.sweep.subdir='{number}'"
         yield f"++hydra.job.env_set.{TRIAL}='{number}@{place}'"
+
+
+def config_flags(arguments: list[str]) -> list[str]:
+    """What a command line says of where its config is: another one makes another run of the same overrides."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name, short in (("path", "p"), ("name", "n"), ("dir", "d")):
+        parser.add_argument(f"--config-{name}", f"-c{short}")
+    return [f"--{k.replace('_', '-')}={v}" for k, v in vars(parser.parse_known_args(arguments)[0]).items() if v]
 
 
 def distribution_of(override: Override) -> Any:

@@ -255,6 +255,15 @@ def test_a_plain_multirun_is_a_grid_in_hydras_folders(tmp_path: Path) -> None:
     assert [word.split("=")[0] for word in batches[1][0]] == ["dim", f"++hydra.job.env_set.{sweep.TRIAL}"]
 
 
+def test_the_best_command_names_its_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "--config-path", "a b", "-cn", "config", "seed=1,2"])
+    sweeper_of(tmp_path, lambda job: 0.5, params={}, sampler=None).sweep(["seed=1,2"])
+    best = shlex.split(capsys.readouterr().err.strip().splitlines()[-1])
+    assert best[:4] == ["python", "train.py", "--config-path=a b", "--config-name=config"]
+
+
 def test_a_grid_without_optuna_is_hydras_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
