@@ -75,7 +75,7 @@ def imported(paths: Sequence[str]) -> list[type[Any]]:
             found.append(getattr(importlib.import_module(module), name))
             reason = "" if isinstance(found[-1], type) else "It is no class"
         except Exception as error:  # a module of the user's own raises what it likes
-            reason = str(error).splitlines()[0].rstrip(".") or type(error).__name__
+            reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         if reason:
             raise UserError(f"classes=[{path}]: {reason}. Give MODULE.CLASS, from this folder or PYTHONPATH.")
     return found

@@ -116,9 +116,9 @@ class _Job:
         if self.form != "safetensors":
             from avrec.export.graph import INT8, load_onnx, write_graph
             from avrec.export.item_graph import ItemGraph, dense
-            from avrec.export.item_tower import classes_of, load_item_tower
+            from avrec.export.item_tower import load_item_tower
 
-            tower = load_item_tower(folder, classes=classes_of(module.item_tower)).tower
+            tower = load_item_tower(folder, classes=[type(part) for part in module.item_tower.modules()]).tower
             differences = write_graph(ItemGraph(tower), folder, self.form, self.int8)
             if self.int8:
                 program = load_onnx(folder / INT8)

@@ -1,9 +1,5 @@
 """What a trained model recommends, and why; run as ``python -m avrec.recommend``.
 
-    run=RUN user=ID [k=10]               the k best items for a user of the catalogue
-    run=RUN history=ITEM,ITEM,… [k=10]   for somebody new with this history, oldest first, all just now
-    run=RUN items=new_items.csv [k=10]   who would get new items among their first k
-
 A user's history is the whole log, also what was held out for validation and test; nothing in it is recommended.
 "because of" is a leave-one-out attribution: the query is computed anew without each history item, and shown are the
 items whose absence takes the most from the recommended item's score. A score is a logit: the objective takes its
@@ -36,8 +32,8 @@ from avrec.towers.encoders.features import FeaturesEncoder
 KEYS: Keys = {
     "run": (..., "a run folder"),
     "user": ("", "the k best items for this user of the catalogue"),
-    "history": ("", "the k best items for somebody with this history: ITEM,ITEM, oldest first"),
-    "items": ("", "a table of new items: who would get them"),
+    "history": ("", "the k best items for somebody new with this history: ITEM,ITEM, oldest first, all just now"),
+    "items": ("", "a table of new items: who would get them among their first k"),
     "k": (10, "how many"),
 }
 REASONS = 2

@@ -145,18 +145,11 @@ class Study:
         if isinstance(outcome, int | float) and math.isfinite(outcome):
             self.study.tell(handle, float(outcome))
             return f"{outcome:.4f}"
-        if isinstance(outcome, int | float):
-            reason = f"{self.metric} is {outcome}"
-        else:
-            reason = NO_VALUE if outcome is None else (str(outcome) or type(outcome).__name__).splitlines()[0]
+        said = f"{self.metric} is {outcome}" if isinstance(outcome, int | float) else str(outcome)
+        reason = NO_VALUE if outcome is None else (said or type(outcome).__name__).splitlines()[0]
         handle.set_user_attr("error", reason)
         self.study.tell(handle, state=TrialState.FAIL)
         return reason if outcome is None else f"failed: {reason}"
-
-    def failures(self) -> list[str]:
-        """Why trials failed; a run that measures nothing did not."""
-        failed = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.name == "FAIL"]
-        return [why for trial in failed if (why := trial.user_attrs.get("error", "")) != NO_VALUE]
 
     def best_command(self) -> str | None:
         """The command line that trains the best trial's model in full; None without a finished trial."""

@@ -80,7 +80,7 @@ class StudySweeper(Sweeper):
             UserError: nothing is varied, the folder holds another sweep, a run of a grid failed, or all runs.
         """
         from avrec.batch import UserError
-        from avrec.sweep import Study
+        from avrec.sweep import NO_VALUE, Study
 
         grid = self.options["sampler"] is None
         if grid and find_spec("optuna") is None:
@@ -115,10 +115,11 @@ class StudySweeper(Sweeper):
                     traceback.print_exception(outcome)
                 say(study.tell(trial, outcome))
             job += len(trials)
-        best, failures = study.best_command(), study.failures()
-        show(study.write(), best, folder)
+        best, rows = study.best_command(), study.write()
+        show(rows, best, folder)
+        failures = [row["error"] for row in rows if row["error"] not in (None, NO_VALUE)]
         if failures and (grid or best is None):
-            raise UserError(f"{len(failures)} of {len(study.rows())} trials failed. The first of them: {failures[0]}")
+            raise UserError(f"{len(failures)} of {len(rows)} trials failed. The first of them: {failures[0]}")
 
     def _as_hydra_does(self, arguments: list[str]) -> None:
         # Hydra, when it looks for plugins, loads this module anew.
@@ -131,19 +132,17 @@ class StudySweeper(Sweeper):
     def _check(self, given: list[str], space: Mapping[str, Any]) -> None:
         """Refuse a wrong key, or an option that is not there, before there is a study."""
         first = {key: getattr(d, "choices", [getattr(d, "low", None)])[0] for key, d in space.items()}
-        options = [(key, c) for key, d in space.items() if (CONF / key).is_dir() for c in getattr(d, "choices", ())]
-        for key, choice in options or [("", "")]:
-            values = {**first, key: choice} if key else first
-            overrides = [*given, *(f"{key}={value}" for key, value in values.items())]
+        options = [{key: c} for key, d in space.items() if (CONF / key).is_dir() for c in getattr(d, "choices", ())]
+        for option in options or [{}]:
+            overrides = [*given, *(f"{key}={value}" for key, value in {**first, **option}.items())]
             self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
 
     def _of_trial(self, number: int) -> Iterator[str]:
         from avrec.sweep import TRIAL
 
-        sweep: Any = self.config.hydra.sweep
-        place = str(Path(sweep.dir).resolve()).replace("'", r"\'")
-        raw: Any = OmegaConf.to_container(sweep)
-        if raw["subdir"] == "${hydra:job.num}":  # it counts in each process anew
+        sweep: Any = OmegaConf.to_container(self.config.hydra.sweep)
+        place = str(Path(self.config.hydra.sweep.dir).resolve()).replace("'", r"\'")
+        if sweep["subdir"] == "${hydra:job.num}":  # it counts in each process anew
             yield f"hydra.sweep.subdir='{number}'"
         yield f"++hydra.job.env_set.{TRIAL}='{number}@{place}'"
 
@@ -182,10 +181,7 @@ def show(rows: list[dict[str, Any]], best: str | None, folder: Path) -> None:
 
     console = Console(width=None if Console().is_terminal else 160)
     columns = [name for name in rows[0] if any(row[name] is not None for row in rows)] if rows else []
-    table = Table(
-        *(name.rpartition(".")[2] for name in columns),
-        title=f"{len(rows)} trial{'s' * (len(rows) != 1)}, the best first",
-    )
+    table = Table(*(name.rpartition(".")[2] for name in columns), title=f"trials: {len(rows)}, the best first")
     for row in rows[:10]:
         table.add_row(*(brief(row[name]) for name in columns))
     console.print(table)

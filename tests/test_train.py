@@ -258,7 +258,11 @@ def test_a_valid_folder_loads_in_each_format(folder: Path) -> None:
             {"feedback": "stars", "feedback_map": "scale"},
             "negative weight",
         ),
-        (lambda root: None, {"feedback": "likes"}, "has no such column. It has user_id, item_id, timestamp, stars"),
+        (
+            lambda root: None,
+            {"feedback": "likes", "feedback_map": "scale"},
+            "has no such column. It has user_id, item_id, timestamp, stars",
+        ),
         (lambda root: None, {"feedback_map": "sqrt"}, "Give one of implicit, scale, log1p, threshold"),
         (lambda root: None, {"feedback": "stars", "feedback_map": "threshold"}, "needs a limit"),
         (

@@ -78,8 +78,8 @@ def _fill(tower: ItemTower, folder: Path, item_ids: Sequence[str], trained_N: Ar
         "dim": tower.dim,
         "normalize": tower.normalize,
         "modality_dropout": tower.modality_dropout,
-        "fusion": {"name": _name(tower.fusion), "options": getattr(tower.fusion, "options", {})},
-        "encoders": {name: {"kind": _name(e), **e.export_config()} for name, e in encoders.items()},
+        "fusion": {"name": _name(type(tower.fusion)), "options": getattr(tower.fusion, "options", {})},
+        "encoders": {name: {"kind": _name(type(e)), **e.export_config()} for name, e in encoders.items()},
         "text": {"columns": list(text.columns), "template": text.template},
     }
     elsewhere = (TextEncoder, FeaturesEncoder)
@@ -96,18 +96,9 @@ def _fill(tower: ItemTower, folder: Path, item_ids: Sequence[str], trained_N: Ar
     write_weights(folder, tower.state_dict())
 
 
-def classes_of(tower: ItemTower) -> list[type[nn.Module]]:
-    """The classes of its encoders and its fusion, as ``load_item_tower`` takes them."""
-    return [type(part) for part in [*tower.encoders.values(), tower.fusion]]
-
-
-def _path(cls: type[nn.Module]) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _name(part: nn.Module) -> str:
-    """What a part's class is called in ``config.json``: avrec's own by a word, others by where they lie."""
-    return NAMES.get(type(part)) or _path(type(part))
+def _name(cls: type[nn.Module]) -> str:
+    """What a class is called in ``config.json``: avrec's own by a word, others by where they lie."""
+    return NAMES.get(cls) or f"{cls.__module__}.{cls.__qualname__}"
 
 
 class ExportedItemTower:
@@ -254,15 +245,13 @@ def load_item_tower(
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"device={device} cannot be used: {reason}. Give device=cpu, or one that is there.") from error
     files = Folder(folder, "item_tower")
-    own = {_path(cls): cls for cls in classes}
 
     def known(name: str, ours: Mapping[str, type[nn.Module]]) -> Any:
-        found = {**ours, **own}
+        found = {**ours, **{_name(cls): cls for cls in classes}}
         if name not in found and "." in name:
-            short = name.rpartition(".")[2]
             raise UserError(
                 f"{folder} is built of {name}, which is not of avrec, and files import no code. Import it and give "
-                f"load_item_tower(…, classes=[{short}]); to python -m avrec.embed give classes=[{name}]."
+                f"load_item_tower(…, classes=[{name.rpartition('.')[2]}]); to python -m avrec.embed classes=[{name}]."
             )
         return found[name]
 

@@ -23,7 +23,7 @@ from avrec.data.preparation import prepare_content
 from avrec.data.sources.folder import FolderSource
 from avrec.data.tables import Catalogue
 from avrec.export import folder as folder_module
-from avrec.export.item_tower import FUSIONS, classes_of, export_item_tower
+from avrec.export.item_tower import FUSIONS, export_item_tower
 from avrec.export.user_tower import export_user_tower
 from avrec.towers.encoders.audio import AudioEncoder
 from avrec.towers.encoders.identity import IdentityEncoder
@@ -333,7 +333,7 @@ def test_a_fusion_of_ones_own_is_given_to_be_loaded(run, tmp_path, rows):
     folder = export_item_tower(tower, tmp_path / "sum", [], np.array([], bool), run.catalogue.text)
     with pytest.raises(UserError, match=rf"{Sum.__module__}\.Sum, which is not of avrec"):
         avrec.load_item_tower(folder)
-    loaded = avrec.load_item_tower(folder, classes=classes_of(tower))
+    loaded = avrec.load_item_tower(folder, classes=[Sum])
     assert loaded.tower.fusion.options == {"scale": 2.0}
     assert np.isfinite(loaded.embed(rows)).all()
 
