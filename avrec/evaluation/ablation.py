@@ -24,14 +24,7 @@ Embed = Callable[[Array], tuple[Tensor, Tensor]]
 def ablation(
     embed: Embed, names: Sequence[str], task: RankingTask, ks: Sequence[int] = (10,), metrics: Sequence[str] = ("ndcg",)
 ) -> list[Result]:
-    """Hide each modality of all items in turn, and all but each.
-
-    Args:
-        embed: embeds users and catalogue with some modalities hidden.
-        names: the modalities.
-        task: the question.
-        ks: of the metrics.
-        metrics: their names.
+    """Hide each modality (of ``names``) of all items in turn, and all but each.
 
     Returns:
         Results of the models "avrec without M" and "avrec, M alone", and of "avrec" a metric ``score_variance/M``:
@@ -49,22 +42,11 @@ def ablation(
         changes.append(float((whole_BN - _scores(*hidden, task.candidates_N)).var(1).mean()))
         for label, vectors in ((f"avrec without {name}", hidden), (f"avrec, {name} alone", embed(only_M))):
             results += evaluate(label, EmbeddingScorer(*vectors), task, ks, metrics)
-    told = {**results[0].protocol, "interval": "none"}
+    told = {"model": "avrec", "users": len(whole_BN), "protocol": {**results[0].protocol, "interval": "none"}}
     for name, change in zip(names, changes, strict=True):
         share = change / max(sum(changes), 1e-12)
-        metric, users = f"{VARIANCE}{name}", len(whole_BN)
-        results.append(
-            replace(
-                results[0],
-                model="avrec",
-                metric=metric,
-                value=share,
-                low=share,
-                high=share,
-                users=users,
-                protocol=told,
-            )
-        )
+        ends = {"value": share, "low": share, "high": share}
+        results.append(replace(results[0], metric=f"{VARIANCE}{name}", **ends, **told))
     return results
 
 

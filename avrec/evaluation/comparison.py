@@ -18,19 +18,13 @@ from avrec.evaluation.slices import Slice
 
 
 class Contender(NamedTuple):
-    """A model with the question it answers.
-
-    Attributes:
-        name: to stand in the results.
-        scorer: gives the scores.
-        task: the question.
-        slices: more slices than ``slices_of(task)``.
-    """
+    """A model, by the name that stands in the results, with the question it answers."""
 
     name: str
     scorer: Scorer
     task: RankingTask
     slices: Sequence[Slice] = ()
+    """More than ``slices_of(task)``."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +32,11 @@ class Comparison:
     """One metric of two models on one slice.
 
     Attributes:
-        a: name of the first model.
-        b: name of the second model.
-        split: "val" or "test".
-        slice: name of the slice.
-        metric: such as "ndcg@10".
+        a: name of the first model; ``b`` is the second's, and split, slice and metric are as in a ``Result``.
         users: how many both were asked for.
         value_a: the first model's mean over them.
         value_b: the second model's mean over them.
-        difference: the first minus the second.
-        low: lower end of its bootstrap interval.
-        high: upper end of its bootstrap interval.
+        difference: the first minus the second; ``low`` and ``high`` are the ends of its bootstrap interval.
         p: of the two-sided sign-flip test of this slice alone.
         p_holm: corrected for the number of slices that this metric was compared on.
     """
@@ -106,7 +94,10 @@ def compare(
     metrics = comparable(metrics)
     check_same_question((a.name, b.name), a.task, b.task)
     measured_a, measured_b = (
-        {part.name: (one.task.user_index_E[part.rows], values) for part, values in _values(one, k, metrics)}
+        {
+            part.name: (one.task.user_index_E[part.rows], values)
+            for part, values in user_values(one.scorer, one.task, (k,), metrics, one.slices)
+        }
         for one in (a, b)
     )
     found = []
@@ -133,12 +124,7 @@ def comparable(metrics: Sequence[str]) -> list[str]:
 
 
 def check_same_question(names: tuple[str, str], one: RankingTask, other: RankingTask) -> None:
-    """Refuse to compare answers to different questions.
-
-    Args:
-        names: of the two models.
-        one: what the first is asked.
-        other: what the second is asked.
+    """Refuse to compare two models' answers to different questions.
 
     Raises:
         UserError: says in what they differ.
@@ -183,10 +169,6 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
         values = f"{one.users:,}", f"{one.value_a:.4f}", f"{one.value_b:.4f}"
         table.add_row(escape(one.slice), one.metric, *values, Text.assemble(size, ends), f"{one.p_holm:.4f}")
     return table
-
-
-def _values(one: Contender, k: int, metrics: Sequence[str]) -> list[tuple[Slice, dict[str, Array]]]:
-    return user_values(one.scorer, one.task, (k,), metrics, one.slices)
 
 
 def _one(a: Contender, b: Contender, name: str, metric: str, a_E: Array, b_E: Array, seed: int) -> Comparison:

@@ -110,22 +110,11 @@ def user_values(
     slices: Sequence[Slice] = (),
     item_ND: Array | None = None,
 ) -> list[tuple[Slice, dict[str, Array]]]:
-    """What ``evaluate`` takes means of: each metric for each user.
-
-    Args:
-        scorer: gives the scores.
-        task: the question.
-        ks: the k of the metrics.
-        metrics: their names.
-        slices: more slices than ``slices_of(task)``.
-        item_ND: what "diversity" compares.
+    """What ``evaluate`` takes means of: each metric for each user. Arguments and errors are those of ``evaluate``.
 
     Returns:
         For each slice, by the metric's name such as "ndcg@10", the values of its users in the order of its rows,
         float64, (E,); of shape () for what is no mean over users.
-
-    Raises:
-        UserError: an unknown metric, a k below 1, or a task without users.
     """
     check_metrics(metrics, ks)
     wanted = [(metric, k) for k in ks for metric in metrics]

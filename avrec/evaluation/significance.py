@@ -50,17 +50,10 @@ def bootstrap_intervals(
 
     Memory is O(E x J) and a bounded block of draws, whatever ``samples`` is.
 
-    Args:
-        values_EJ: one row per user, one column per mean.
-        seed: of the resampling.
-        samples: how many times the users are resampled.
-        level: the share of resampled means inside the interval, in (0, 1).
+    ``values_EJ`` has one row per user, one column per mean; the rest is as in ``bootstrap_interval``.
 
     Returns:
         Lower and upper ends, float64, (J,) each.
-
-    Raises:
-        UserError: no users, values that are not finite, or settings out of range.
     """
     values_EJ = np.asarray(values_EJ, dtype=np.float64)
     users = len(values_EJ)
