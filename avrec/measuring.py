@@ -329,12 +329,12 @@ def show(results: "Sequence[Result]") -> None:
     console.print(results_table(main))
     metric = next((r.metric for r in main if r.metric.startswith("ndcg")), main[0].metric)
     by_slice = [r for r in rest if r.metric == metric and r.model in ("avrec", "popularity")]
-    for title, part in (("by slice", by_slice), ("with modalities hidden", [r for r in hidden if not r.of_label])):
-        cells = {(r.slice, r.model): f"{r.value:.4f}" for r in part if r.metric == metric}
+    by_hidden = [r for r in hidden if r.metric == metric and not r.of_label]
+    for title, cells in (
+        ("by slice", {(r.slice, r.model): f"{r.value:.4f}" for r in by_slice}),
+        ("with modalities hidden", {(r.model, r.slice): f"{r.value:.4f}" for r in by_hidden}),
+    ):
         rows, columns = (list(dict.fromkeys(key[place] for key in cells)) for place in (0, 1))
-        if title != "by slice":
-            cells = {(model, name): value for (name, model), value in cells.items()}
-            rows, columns = columns, rows
         if cells:
             table = Table("", *columns, title=f"{metric}, {title}", title_justify="left")
             for row in rows:

@@ -206,16 +206,9 @@ def write_report(
     summary: dict[str, Any],
     which: str = "test",
 ) -> None:
-    """Write a measured run's report.html. What goes wrong on the way is a warning: the run itself is done.
+    """Write the report.html of a run measured on ``which``; its curves are in ``run_dir``.
 
-    Args:
-        run: measured on ``which``.
-        results: by ``measure``.
-        run_dir: its folder, where its curves are.
-        path: the file.
-        timing: of the run.
-        summary: by ``data_summary``, with the model's health.
-        which: the split.
+    What goes wrong on the way is a warning: the run itself is done.
     """
     try:
         from avrec.evaluation.ablation import apart

@@ -1,7 +1,6 @@
 """Modality ablation without retraining: what a trained model knows with a modality hidden, and with it alone."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -42,11 +41,10 @@ def ablation(
         changes.append(float((whole_BN - _scores(*hidden, task.candidates_N)).var(1).mean()))
         for label, vectors in ((f"avrec without {name}", hidden), (f"avrec, {name} alone", embed(only_M))):
             results += evaluate(label, EmbeddingScorer(*vectors), task, ks, metrics)
-    told = {"model": "avrec", "users": len(whole_BN), "protocol": {**results[0].protocol, "interval": "none"}}
+    whole, protocol = results[0].slice, {**results[0].protocol, "interval": "none"}
     for name, change in zip(names, changes, strict=True):
-        share = change / max(sum(changes), 1e-12)
-        ends = {"value": share, "low": share, "high": share}
-        results.append(replace(results[0], metric=f"{VARIANCE}{name}", **ends, **told))
+        metric, share = f"{VARIANCE}{name}", change / max(sum(changes), 1e-12)
+        results.append(Result("avrec", task.split, whole, metric, share, share, share, len(whole_BN), protocol))
     return results
 
 

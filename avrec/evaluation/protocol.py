@@ -138,13 +138,9 @@ def user_values(
 def fast_metrics(scorer: Scorer, task: RankingTask, metrics_wanted: Iterable[str]) -> dict[str, float]:
     """A few means without intervals, for validation during training: one ranking for all of them.
 
-    Args:
-        scorer: gives the scores.
-        task: the question.
-        metrics_wanted: such as "ndcg@10", or "cold/ndcg@10" for the slice "cold_items".
-
     Returns:
-        By the names given. The cold ones are left out where no user has a cold relevant item.
+        By the names given, such as "ndcg@10", or "cold/ndcg@10" for the slice "cold_items". The cold ones are left out
+        where no user has a cold relevant item.
 
     Raises:
         UserError: a name that is not of this form, or a task without users.
@@ -189,12 +185,8 @@ def write_results(
 ) -> None:
     """Write metrics.json whole or not at all; numbers keep every digit.
 
-    Args:
-        path: the file; its folder is made if need be.
-        results: every number with its protocol.
-        timing: seconds by phase.
-        data: what the numbers were measured on.
-        comparison: with another run; the file has no such entry where it is empty.
+    ``timing`` is seconds by phase, ``data`` what the numbers were measured on. Where ``comparison`` (with another run)
+    is empty, the file has no such entry.
 
     Raises:
         UserError: a number is not finite.
@@ -207,11 +199,17 @@ def write_results(
         text = json.dumps(report, indent=2, allow_nan=False, default=_plain)
     except ValueError as error:
         raise UserError(f"{path} was not written: {error}. Every number in it must be finite.") from error
+    write_whole(path, text + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process number keeps two writers of one run folder from sharing a half-written file.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        unfinished.write_text(text + "\n", encoding="utf-8")
+        # A lone surrogate in a title cannot be written.
+        unfinished.write_text(text, encoding="utf-8", errors="replace")
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -317,15 +315,19 @@ def _protocol(task: RankingTask, part: Slice, k: int) -> dict[str, Any]:
     }
 
 
+def best_values(part: Sequence[Result]) -> dict[str, float]:
+    """By metric, the best value of a slice, the oracle aside; none where more is not better, as of lists as such."""
+    best: dict[str, float] = {}
+    for result in part:
+        if result.model != ORACLE and result.metric.partition("@")[0] not in LIST_METRICS:
+            best[result.metric] = max(result.value, best.get(result.metric, result.value))
+    return best
+
+
 def _slice_table(part: Sequence[Result], names: Sequence[str]) -> Table:
     found = {(r.model, r.metric): r for r in part}
     models = list(dict.fromkeys(r.model for r in part))
-    best = {
-        name: max((found[m, name].value for m in models if m != ORACLE and (m, name) in found), default=None)
-        if name.partition("@")[0] not in LIST_METRICS
-        else None
-        for name in names
-    }
+    best = best_values(part)
     table = Table(
         title=f"{part[0].split}: {part[0].slice}",
         title_justify="left",
@@ -336,11 +338,11 @@ def _slice_table(part: Sequence[Result], names: Sequence[str]) -> Table:
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for model in models:
-        cells = [_cell(found.get((model, name)), best[name]) for name in names]
+        cells = [_cell(found.get((model, name)), best.get(name)) for name in names]
         table.add_row(model, *cells)
     if ORACLE in models:
         table.add_section()
-        shares = [_share(best[name], found.get((ORACLE, name))) for name in names]
+        shares = [_share(best.get(name), found.get((ORACLE, name))) for name in names]
         table.add_row("best / oracle", *shares)
     return table
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -226,14 +227,11 @@ def _by_label(labels: Any, expected: int, what: str) -> dict[str, Array]:
             f"{what}: {len(given)} labels were given for {expected}; there must be one for each, "
             "with None for those that have none."
         )
-    found: dict[str, list[int]] = {}
+    found: defaultdict[str, Array] = defaultdict(lambda: np.zeros(expected, dtype=bool))
     for row, label in enumerate(given):
         for name in _labels(label):
-            found.setdefault(name, []).append(row)
-    masks = {name: np.zeros(expected, dtype=bool) for name in sorted(found, key=_natural)}
-    for name, mask in masks.items():
-        mask[found[name]] = True
-    return masks
+            found[name][row] = True
+    return {name: found[name] for name in sorted(found, key=_natural)}
 
 
 def _labels(given: Any) -> set[str]:
