@@ -208,7 +208,6 @@ def more_slices(data: "TwoTowerData", asked: Asked) -> "list[Slice]":
     """
     from avrec.evaluation import slices as by
 
-    assert data.items is not None
     task, known = data.tasks[asked.which], data.known(asked.which)
     trained_E = data.train_sequences.lengths()[task.user_index_E] > 0
     content = {name: found.present_N for name, found in data.items.content.items() if name != "identity"}

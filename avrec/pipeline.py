@@ -259,7 +259,6 @@ def data_summary(data: "TwoTowerData") -> dict[str, Any]:
     """Counts for metrics.json."""
     from avrec.data.splits import ROLES
 
-    assert data.items is not None
     return {
         "items": len(data.catalogue.items),
         "users": len(data.catalogue.user_ids),
