@@ -52,11 +52,7 @@ class Asked(NamedTuple):
 
 
 class Validate:
-    """Full-catalogue metrics and health during training.
-
-    Args:
-        task: the validation task.
-        metrics: names such as ``ndcg@10``.
+    """Full-catalogue metrics (names such as ``ndcg@10``) and health during training.
 
     Raises:
         UserError: diversity is among them.

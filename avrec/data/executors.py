@@ -47,13 +47,9 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class StoreJob:
-    """Prepares tasks into a store.
+    """Prepares tasks into a store, which has been opened before; ``folder`` is on a file system that all workers share.
 
-    Args:
-        preprocess: what is done with each decoded item.
-        folder: of the store, which has been opened before; on a file system that all workers share.
-        arrays: that a row of the store holds.
-        limits: of one item.
+    ``arrays`` are those that a row of the store holds.
     """
 
     preprocess: Preprocess

@@ -78,12 +78,7 @@ def compare(
 
     Users are matched by their index in the catalogue; those that only one of the two was asked for are left out.
 
-    Args:
-        a: the first model.
-        b: the second model; its task must ask the same.
-        k: of the metrics.
-        metrics: names; those that are not in ``METRICS`` have no better and are passed over.
-        seed: of the resampling.
+    Metrics that are not in ``METRICS`` have no better and are passed over.
 
     Returns:
         One comparison per slice and metric, in this order.

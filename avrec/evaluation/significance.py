@@ -130,12 +130,6 @@ def holm(p_J: Array) -> Array:
     >>> holm(np.array([0.01, 0.04, 0.03])).round(4).tolist()
     [0.03, 0.06, 0.06]
 
-    Args:
-        p_J: p-values, (J,).
-
-    Returns:
-        Corrected p-values, float64, (J,), in the order given.
-
     Reference:
         Holm, A simple sequentially rejective multiple test procedure (1979).
     """

@@ -71,15 +71,13 @@ def slices_of(task: RankingTask) -> list[Slice]:
 
 
 def candidate_slice(task: RankingTask, wanted: Mapping[str, Sequence[str]], label_N: Mapping[str, Any]) -> Slice:
-    """The task among the items that have certain values: those of a region, say.
+    """The task among the items that have certain values, those of a region, say: the users who have a relevant item
+    among these candidates, asked for those.
 
     Args:
         task: the question.
         wanted: by column, the values that an item may have; it must have one of every column's.
         label_N: by column, each item's value, or a tuple of values.
-
-    Returns:
-        The users who have a relevant item among these candidates, asked for those.
 
     Raises:
         UserError: no user has one.

@@ -62,12 +62,7 @@ def thumbnail(item: RawItem) -> tuple[str, float] | None:
 
 
 def sheet(items: Sequence[RawItem], seconds: float = 20.0) -> Sheet:
-    """The pictures of many items in one JPEG, whose header is paid for once.
-
-    Args:
-        items: whose.
-        seconds: after which the rest goes without.
-    """
+    """The pictures of many items in one JPEG, whose header is paid for once; after ``seconds`` the rest is left out."""
     end = time.monotonic() + seconds
     rows = -(-len(items) // _SHEET_COLUMNS)
     paper = Image.new("RGB", (min(len(items), _SHEET_COLUMNS) * _CELL, rows * _CELL), "white")
