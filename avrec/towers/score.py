@@ -1,6 +1,7 @@
 """The score: the product of the towers' outputs."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,3 +38,8 @@ class Score(nn.Module):
     def scale(self, query: Tensor) -> Tensor:
         """Queries divided by the temperature: their product with items, plus the bias, is the score."""
         return query / self.temperature
+
+    def extra_repr(self) -> str:
+        """Values in force."""
+        values: dict[str, Any] = {"temperature": self.temperature.item(), "bias": self.bias.item()}
+        return ", ".join(f"{name}={value:.4g}" for name, value in values.items())
