@@ -196,7 +196,7 @@ def write_results(
     if comparison:
         report["comparison"] = [dict(entry) for entry in comparison]
     try:
-        text = json.dumps(report, indent=2, allow_nan=False, default=_plain)
+        text = json.dumps(report, indent=2, allow_nan=False, default=np.generic.item)
     except ValueError as error:
         raise UserError(f"{path} was not written: {error}. Every number in it must be finite.") from error
     write_whole(path, text + "\n")
@@ -365,12 +365,3 @@ def _caption(result: Result) -> str:
     told = {key: moment(v) if isinstance(v, float) else v for key, v in result.protocol.items()}
     settings = ", ".join(f"{key} {value}" for key, value in told.items() if key not in ("k", "interval"))
     return f"{result.users:,} users; {settings}; below each value: {result.protocol.get('interval', 'interval')}"
-
-
-def _plain(value: Any) -> Any:
-    """numpy numbers and paths as JSON has them."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} cannot be written to JSON")
