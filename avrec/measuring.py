@@ -27,21 +27,16 @@ CLOCK = 1e8
 
 
 class Asked(NamedTuple):
-    """What is to be measured.
-
-    Attributes:
-        which: the split, val or test.
-        ks: of the metrics.
-        metrics: their names.
-        slices: columns to measure by, ``items.COLUMN`` or ``users.COLUMN``.
-        candidates: by column of the items, the value or values that a further table's candidates have.
-    """
+    """What is to be measured."""
 
     which: str
+    """The split, val or test."""
     ks: Sequence[int]
     metrics: Sequence[str]
     slices: Sequence[str]
+    """Columns to measure by, ``items.COLUMN`` or ``users.COLUMN``."""
     candidates: Mapping[str, Any]
+    """By column of the items, the value or values that a further table's candidates have."""
 
     @classmethod
     def of(cls, evaluation: Any, which: str = "test", **instead: Any) -> "Asked":

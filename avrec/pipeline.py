@@ -41,21 +41,14 @@ class Timing:
 
 
 class Run(NamedTuple):
-    """The pieces of a run.
-
-    Attributes:
-        cfg: its config.
-        source: of its catalogue.
-        data: split; prepared or not.
-        module: both towers.
-        untrained: a copy of the item tower as it is before training, and before a checkpoint's weights.
-    """
+    """The pieces of a run."""
 
     cfg: "DictConfig"
     source: Any
     data: "TwoTowerData"
     module: "TwoTowerModule"
     untrained: "ItemTower"
+    """A copy as it is before training, and before a checkpoint's weights."""
 
 
 def build(cfg: "DictConfig") -> Run:

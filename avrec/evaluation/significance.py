@@ -72,19 +72,13 @@ def bootstrap_intervals(
 
 
 class PairedTest(NamedTuple):
-    """What two models' values of the same users say.
-
-    Attributes:
-        difference: mean of the first minus the second.
-        low: lower end of its bootstrap interval.
-        high: upper end of its bootstrap interval.
-        p: how often a difference at least as large, either way, would come up were the two models interchangeable.
-    """
+    """The mean of the first model minus the second over the same users, and the ends of its bootstrap interval."""
 
     difference: float
     low: float
     high: float
     p: float
+    """How often a difference at least as large, either way, would come up were the two models interchangeable."""
 
 
 def paired_test(a_E: Array, b_E: Array, seed: int = 0) -> PairedTest:
