@@ -129,13 +129,13 @@ def check_same_question(names: tuple[str, str], one: RankingTask, other: Ranking
     }
     settings |= {"role": (one.split, other.split), "seen_filter": (one.seen_filter, other.seen_filter)}
     differ = [f"{key} {mine} and {theirs}" for key, (mine, theirs) in settings.items() if mine != theirs]
-    if not (_equal(one.candidates_N, other.candidates_N) and _equal(one.cold_N, other.cold_N)):
+    if not (np.array_equal(one.candidates_N, other.candidates_N) and np.array_equal(one.cold_N, other.cold_N)):
         differ.append("their candidates")
     _, rows, others = np.intersect1d(one.user_index_E, other.user_index_E, assume_unique=True, return_indices=True)
     mine, theirs = one.relevant.take(rows), other.relevant.take(others)
     if len(rows) == 0:
         differ.append("their users: none is in both")
-    elif not (_equal(mine.starts, theirs.starts) and _equal(mine.values, theirs.values)):
+    elif not (np.array_equal(mine.starts, theirs.starts) and np.array_equal(mine.values, theirs.values)):
         differ.append("what their users are to be found")
     if differ:
         raise UserError(
@@ -189,10 +189,6 @@ def _corrected(found: list[Comparison]) -> list[Comparison]:
         family = [place for place, one in enumerate(found) if one.metric == metric]
         corrected |= dict(zip(family, holm(np.array([found[place].p for place in family])).tolist(), strict=True))
     return [replace(one, p_holm=corrected[place]) for place, one in enumerate(found)]
-
-
-def _equal(one: Any, other: Any) -> bool:
-    return np.array_equal(np.asarray(one), np.asarray(other))
 
 
 def _short(value: float, sign: str = "-") -> str:

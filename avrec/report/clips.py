@@ -40,15 +40,11 @@ class Sheet(NamedTuple):
 
 def still(item: RawItem) -> Image.Image | None:
     """An item's picture, or else the middle of its video; None where neither can be read."""
-    try:
-        pixels = decode(item, DecodeRequest(image=True), _LIMITS).image
-        if pixels is None and item.video:
-            frames = decode(item, DecodeRequest(video_frames=1), _LIMITS).frames
-            pixels = None if frames is None else frames[0]
-        return None if pixels is None else Image.fromarray(np.ascontiguousarray(pixels))
-    except Exception as error:  # of whatever kind: one picture is not worth a report
-        log.debug("no thumbnail of %s: %s", item.item_id, error)
-        return None
+    pixels = decode(item, DecodeRequest(image=True), _LIMITS).image
+    if pixels is None and item.video:
+        frames = decode(item, DecodeRequest(video_frames=1), _LIMITS).frames
+        pixels = None if frames is None else frames[0]
+    return None if pixels is None else Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def thumbnail(item: RawItem) -> tuple[str, float] | None:
