@@ -269,11 +269,7 @@ def changed_since(cfg: DictConfig, ckpt: str | Path, sections: Sequence[str]) ->
 
 
 def check_run_dir(cfg: DictConfig) -> None:
-    """Refuse a run folder that is not where Hydra writes the log.
-
-    Raises:
-        UserError: run_dir was given.
-    """
+    """Refuse a ``run_dir`` that is not where Hydra writes the log, with a ``UserError``."""
     from hydra.core.hydra_config import HydraConfig
 
     if HydraConfig.initialized() and Path(cfg.run_dir) != Path(HydraConfig.get().runtime.output_dir):
@@ -313,11 +309,7 @@ def entry(main: Callable[[], Any], config_name: str) -> int:
 
 
 def command(main: Callable[[DictConfig], None], config_name: str) -> int:
-    """Compose a primary config with the command line's overrides and run ``main`` on it, as an entry script does.
-
-    Returns:
-        Exit status, see ``entry``.
-    """
+    """Compose a primary config with the command line's overrides and run ``main`` on it, as ``entry`` does."""
     import hydra
 
     return entry(hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(main), config_name)

@@ -47,11 +47,7 @@ class Asked(NamedTuple):
 
 
 class Validate:
-    """Full-catalogue metrics (names such as ``ndcg@10``) and health during training.
-
-    Raises:
-        UserError: diversity is among them.
-    """
+    """Full-catalogue metrics (names such as ``ndcg@10``, but for diversity) and health during training."""
 
     def __init__(self, task: RankingTask, metrics: Sequence[str]) -> None:
         if any("diversity" in name for name in metrics):
@@ -85,11 +81,7 @@ def _pairs(task: RankingTask) -> tuple[Array, Array]:
 
 
 def check_baselines(names: Any) -> None:
-    """Refuse what is no list of known baselines.
-
-    Raises:
-        UserError: says which there are.
-    """
+    """Refuse what is no list of known baselines, with a ``UserError`` that says which there are."""
     if isinstance(names, str) or not all(name in Baselines.NAMES for name in names):
         raise UserError(
             f"baselines={names} are not known. Give some of {', '.join(Baselines.NAMES)}, or none: baselines=[]."

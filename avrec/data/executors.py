@@ -206,11 +206,7 @@ def on_ray(workers: int) -> Iterator[Executor]:
 
 
 def _culprit(journal: Path) -> tuple[str, str | None]:
-    """The key of the item that a process died of, and of what; None: it took too long.
-
-    Raises:
-        RuntimeError: it died before its first item.
-    """
+    """The key of the item that a process died of, and of what; None: it took too long."""
     try:
         key, _, last_words = journal.read_text().partition("\n")
         journal.unlink()

@@ -166,11 +166,7 @@ def _frozen_store(source: ContentStore, keys: Iterable[str], frozen: FrozenLayer
 def _report_failures(
     failures: list[DecodeFailure], named: int, modality: str, max_failed_share: float, report: Path
 ) -> None:
-    """Write them, beside those of other modalities.
-
-    Raises:
-        UserError: they are too many.
-    """
+    """Write them, beside those of other modalities, and refuse too many."""
     try:
         kept = [entry for entry in json.loads(report.read_text()) if entry["modality"] != modality]
     except (OSError, ValueError, TypeError, KeyError):

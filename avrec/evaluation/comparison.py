@@ -77,7 +77,6 @@ def compare(
     """Compare two models user by user on each slice that both have.
 
     Users are matched by their index in the catalogue; those that only one of the two was asked for are left out.
-
     Metrics that are not in ``METRICS`` have no better and are passed over.
 
     Returns:
@@ -105,11 +104,7 @@ def compare(
 
 
 def comparable(metrics: Sequence[str]) -> list[str]:
-    """The metrics of which more is better.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The metrics of which more is better; a ``UserError`` where there is none."""
     found = [name for name in metrics if name in METRICS]
     if not found:
         raise UserError(
@@ -119,11 +114,7 @@ def comparable(metrics: Sequence[str]) -> list[str]:
 
 
 def check_same_question(names: tuple[str, str], one: RankingTask, other: RankingTask) -> None:
-    """Refuse to compare two models' answers to different questions.
-
-    Raises:
-        UserError: says in what they differ.
-    """
+    """Refuse to compare two models' answers to different questions, with a ``UserError`` that says how they differ."""
     settings = {
         key: (one.protocol.get(key), other.protocol.get(key)) for key in dict.fromkeys([*one.protocol, *other.protocol])
     }

@@ -48,9 +48,8 @@ def bootstrap_intervals(
 ) -> tuple[Array, Array]:
     """The intervals of several means over the same users, by one resampling shared by all columns.
 
-    Memory is O(E x J) and a bounded block of draws, whatever ``samples`` is.
-
-    ``values_EJ`` has one row per user, one column per mean; the rest is as in ``bootstrap_interval``.
+    Memory is O(E x J) and a bounded block of draws, whatever ``samples`` is. ``values_EJ`` has one row per user and one
+    column per mean; the rest is as in ``bootstrap_interval``.
 
     Returns:
         Lower and upper ends, float64, (J,) each.
