@@ -125,14 +125,7 @@ def user_values(
         name: top_k(scorer, task, max(ks), candidates_N=candidates_N)
         for name, candidates_N in {part.candidates: part.candidates_N for part, _ in parts}.items()
     }
-    return [
-        (
-            part,
-            {f"{m}@{k}": values for (m, k), values in _per_user(rankings[part.candidates], part, task, asked, item_ND)},
-        )
-        for part, asked in parts
-        if asked
-    ]
+    return [(part, _per_user(rankings[part.candidates], part, task, asked, item_ND)) for part, asked in parts if asked]
 
 
 def fast_metrics(scorer: Scorer, task: RankingTask, metrics_wanted: Iterable[str]) -> dict[str, float]:
@@ -154,7 +147,7 @@ def fast_metrics(scorer: Scorer, task: RankingTask, metrics_wanted: Iterable[str
     values = {}
     for name, (slice_name, metric, k) in names.items():
         if slice_name in slices:
-            ((_, values_E),) = _per_user(top_EK, slices[slice_name], task, [(metric, k)])
+            (values_E,) = _per_user(top_EK, slices[slice_name], task, [(metric, k)]).values()
             values[name] = float(values_E.mean())
     return values
 
@@ -238,16 +231,17 @@ def _per_user(
     task: RankingTask,
     wanted: Sequence[tuple[str, int]],
     item_ND: Array | None = None,
-) -> Iterator[tuple[tuple[str, int], Array]]:
-    """Each wanted metric for each of the slice's users."""
+) -> dict[str, Array]:
+    """By name, each wanted metric for each of the slice's users."""
     top_EK = top_EK[part.rows]
     hits_EK = find_hits(top_EK, part.relevant, len(task.candidates_N))
-    relevant_E, candidates_N = np.diff(part.relevant.starts), part.candidates_N
-    for metric, k in wanted:
-        if metric in METRICS:
-            yield (metric, k), METRICS[metric](hits_EK[:, :k], relevant_E)
-        else:
-            yield (metric, k), LIST_METRICS[metric](top_EK[:, :k], candidates_N, task.popularity_N, item_ND)
+    relevant_E = np.diff(part.relevant.starts)
+    return {
+        f"{metric}@{k}": METRICS[metric](hits_EK[:, :k], relevant_E)
+        if metric in METRICS
+        else LIST_METRICS[metric](top_EK[:, :k], part.candidates_N, task.popularity_N, item_ND)
+        for metric, k in wanted
+    }
 
 
 def _results(model: str, task: RankingTask, part: Slice, values: Mapping[str, Array]) -> Iterator[Result]:
