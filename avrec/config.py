@@ -30,12 +30,7 @@ _SECRET = re.compile(r"(^|_)(token|secret|password|passwd|api_?key|credentials?)
 
 
 def instantiate(node: Any, where: str, **more: Any) -> Any:
-    """Build what a config node names.
-
-    Args:
-        node: a node with ``_target_``.
-        where: its key, for the message.
-        more: arguments that the config cannot hold.
+    """Build what a config node names, with ``more`` that the config cannot hold; ``where`` is its key, for messages.
 
     Raises:
         UserError: whatever the constructor refuses, a missing package, a value that must be given.
@@ -67,10 +62,7 @@ def instantiate(node: Any, where: str, **more: Any) -> Any:
 
 @contextmanager
 def building(where: str) -> Iterator[None]:
-    """A constructor's complaint about what it was given, as a user's mistake.
-
-    Args:
-        where: the config key that it was built from, for the message.
+    """A constructor's complaint about what it was given under the key ``where``, as a user's mistake.
 
     Raises:
         UserError: in place of whatever the block raises.
@@ -277,11 +269,7 @@ def changed_since(cfg: DictConfig, ckpt: str | Path, sections: Sequence[str]) ->
 
 
 def check_run_dir(cfg: DictConfig) -> None:
-    """Refuse a run folder that is not where Hydra writes the log.
-
-    Raises:
-        UserError: run_dir was given.
-    """
+    """Refuse a ``run_dir`` that is not where Hydra writes the log, with a ``UserError``."""
     from hydra.core.hydra_config import HydraConfig
 
     if HydraConfig.initialized() and Path(cfg.run_dir) != Path(HydraConfig.get().runtime.output_dir):
@@ -297,9 +285,7 @@ def check_run_dir(cfg: DictConfig) -> None:
 def entry(main: Callable[[], Any], config_name: str) -> int:
     """Run an entry script's main so that a user's mistake ends in one message, and a stop in a clean one.
 
-    Args:
-        main: the function, decorated with ``hydra.main`` or not.
-        config_name: its primary config, where keys are looked up for "did you mean".
+    Keys are looked up in the primary config ``config_name`` for "did you mean".
 
     Returns:
         Exit status: 0 fine, 2 the user's mistake, 128 + signal where it was stopped.
@@ -323,11 +309,7 @@ def entry(main: Callable[[], Any], config_name: str) -> int:
 
 
 def command(main: Callable[[DictConfig], None], config_name: str) -> int:
-    """Compose a primary config with the command line's overrides and run ``main`` on it, as an entry script does.
-
-    Returns:
-        Exit status, see ``entry``.
-    """
+    """Compose a primary config with the command line's overrides and run ``main`` on it, as ``entry`` does."""
     import hydra
 
     return entry(hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(main), config_name)
@@ -337,8 +319,7 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> int:
 def slips(run_dir: str | Path | None = None) -> Iterator[None]:
     """Turn a user's mistake or a stop into a message and an exit status.
 
-    Args:
-        run_dir: removed after a mistake where nothing but the log has been written to it.
+    After a mistake, a ``run_dir`` to which nothing but the log has been written is removed.
 
     Raises:
         SystemExit: with status 2 for a mistake, 128 + signal for a stop.

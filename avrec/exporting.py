@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,16 +98,16 @@ def results_of(run_dir: Path) -> list[dict[str, Any]]:
     return [result.as_dict() for result in read_results(path).results] if path.is_file() else []
 
 
+@dataclass
 class _Job:
     """What is written beside a tower's own files: programs, what they lose, and the card."""
 
-    def __init__(self, run: "Run", form: str, int8: bool, results: Sequence[Mapping[str, Any]]) -> None:
-        self.run = run
-        self.form = form
-        self.int8 = int8
-        self.results = results
-        self.item_ND: Array | None = None
-        """By the quantised item tower, where it was exported."""
+    run: "Run"
+    form: str
+    int8: bool
+    results: Sequence[Mapping[str, Any]]
+    item_ND: Array | None = None
+    """By the quantised item tower, where it was exported."""
 
     def finish_items(self, folder: Path) -> None:
         """Programs and card of an item tower."""

@@ -27,21 +27,16 @@ CLOCK = 1e8
 
 
 class Asked(NamedTuple):
-    """What is to be measured.
-
-    Attributes:
-        which: the split, val or test.
-        ks: of the metrics.
-        metrics: their names.
-        slices: columns to measure by, ``items.COLUMN`` or ``users.COLUMN``.
-        candidates: by column of the items, the value or values that a further table's candidates have.
-    """
+    """What is to be measured."""
 
     which: str
+    """The split, val or test."""
     ks: Sequence[int]
     metrics: Sequence[str]
     slices: Sequence[str]
+    """Columns to measure by, ``items.COLUMN`` or ``users.COLUMN``."""
     candidates: Mapping[str, Any]
+    """By column of the items, the value or values that a further table's candidates have."""
 
     @classmethod
     def of(cls, evaluation: Any, which: str = "test", **instead: Any) -> "Asked":
@@ -52,15 +47,7 @@ class Asked(NamedTuple):
 
 
 class Validate:
-    """Full-catalogue metrics and health during training.
-
-    Args:
-        task: the validation task.
-        metrics: names such as ``ndcg@10``.
-
-    Raises:
-        UserError: diversity is among them.
-    """
+    """Full-catalogue metrics (names such as ``ndcg@10``, but for diversity) and health during training."""
 
     def __init__(self, task: RankingTask, metrics: Sequence[str]) -> None:
         if any("diversity" in name for name in metrics):
@@ -94,11 +81,7 @@ def _pairs(task: RankingTask) -> tuple[Array, Array]:
 
 
 def check_baselines(names: Any) -> None:
-    """Refuse what is no list of known baselines.
-
-    Raises:
-        UserError: says which there are.
-    """
+    """Refuse what is no list of known baselines, with a ``UserError`` that says which there are."""
     if isinstance(names, str) or not all(name in Baselines.NAMES for name in names):
         raise UserError(
             f"baselines={names} are not known. Give some of {', '.join(Baselines.NAMES)}, or none: baselines=[]."
@@ -208,7 +191,6 @@ def more_slices(data: "TwoTowerData", asked: Asked) -> "list[Slice]":
     """
     from avrec.evaluation import slices as by
 
-    assert data.items is not None
     task, known = data.tasks[asked.which], data.known(asked.which)
     trained_E = data.train_sequences.lengths()[task.user_index_E] > 0
     content = {name: found.present_N for name, found in data.items.content.items() if name != "identity"}
@@ -329,12 +311,12 @@ def show(results: "Sequence[Result]") -> None:
     console.print(results_table(main))
     metric = next((r.metric for r in main if r.metric.startswith("ndcg")), main[0].metric)
     by_slice = [r for r in rest if r.metric == metric and r.model in ("avrec", "popularity")]
-    for title, part in (("by slice", by_slice), ("with modalities hidden", [r for r in hidden if not r.of_label])):
-        cells = {(r.slice, r.model): f"{r.value:.4f}" for r in part if r.metric == metric}
+    by_hidden = [r for r in hidden if r.metric == metric and not r.of_label]
+    for title, cells in (
+        ("by slice", {(r.slice, r.model): f"{r.value:.4f}" for r in by_slice}),
+        ("with modalities hidden", {(r.model, r.slice): f"{r.value:.4f}" for r in by_hidden}),
+    ):
         rows, columns = (list(dict.fromkeys(key[place] for key in cells)) for place in (0, 1))
-        if title != "by slice":
-            cells = {(model, name): value for (name, model), value in cells.items()}
-            rows, columns = columns, rows
         if cells:
             table = Table("", *columns, title=f"{metric}, {title}", title_justify="left")
             for row in rows:

@@ -41,21 +41,14 @@ class Timing:
 
 
 class Run(NamedTuple):
-    """The pieces of a run.
-
-    Attributes:
-        cfg: its config.
-        source: of its catalogue.
-        data: split; prepared or not.
-        module: both towers.
-        untrained: a copy of the item tower as it is before training, and before a checkpoint's weights.
-    """
+    """The pieces of a run."""
 
     cfg: "DictConfig"
     source: Any
     data: "TwoTowerData"
     module: "TwoTowerModule"
     untrained: "ItemTower"
+    """A copy as it is before training, and before a checkpoint's weights."""
 
 
 def build(cfg: "DictConfig") -> Run:
@@ -206,16 +199,9 @@ def write_report(
     summary: dict[str, Any],
     which: str = "test",
 ) -> None:
-    """Write a measured run's report.html. What goes wrong on the way is a warning: the run itself is done.
+    """Write the report.html of a run measured on ``which``; its curves are in ``run_dir``.
 
-    Args:
-        run: measured on ``which``.
-        results: by ``measure``.
-        run_dir: its folder, where its curves are.
-        path: the file.
-        timing: of the run.
-        summary: by ``data_summary``, with the model's health.
-        which: the split.
+    What goes wrong on the way is a warning: the run itself is done.
     """
     try:
         from avrec.evaluation.ablation import apart
@@ -266,7 +252,6 @@ def data_summary(data: "TwoTowerData") -> dict[str, Any]:
     """Counts for metrics.json."""
     from avrec.data.splits import ROLES
 
-    assert data.items is not None
     return {
         "items": len(data.catalogue.items),
         "users": len(data.catalogue.user_ids),

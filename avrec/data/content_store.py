@@ -5,10 +5,10 @@ import logging
 import math
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 STORE_VERSION = 3
 """To be part of the name of every store's folder: raise it when the layout on disk, or what is decoded, changes."""
 
-MAX_OPEN_MAPS = 256
-"""Memory maps kept open at once: each holds a file descriptor, and the usual limit is 1024."""
+MAX_OPEN_MAPS = 768
+"""Memory maps kept open at once, of all stores: each holds a file descriptor, and the usual limit is 1024."""
 
 SHARD_BYTES = 64 << 20
 """About the most that is gathered in memory for one shard."""
@@ -48,11 +48,6 @@ class ShardReader:
         self.folder = folder
         self.arrays = {name: arrays[name] for name in sorted(arrays)}
         self.shards: list[str] = []
-        self._maps: OrderedDict[tuple[int, str], Array] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A pickled memory map would carry its content along.
-        return {**self.__dict__, "_maps": OrderedDict()}
 
     def gather(self, places_n2: Array) -> dict[str, Array]:
         """The rows at these places (number of the shard, row in it), in that order, by array."""
@@ -65,23 +60,19 @@ class ShardReader:
         ends = np.append(begins, count)[1:]
         for shard, begin, end in zip(shards.tolist(), begins, ends, strict=True):
             for name, out in gathered.items():
-                _copy_rows(self._map(shard, name), row_n[begin:end], out, order[begin:end])
+                source = mapped(str(self.path(self.shards[shard], name)))
+                _copy_rows(source, row_n[begin:end], out, order[begin:end])
         return gathered
 
     def path(self, shard: str, name: str) -> Path:
         """The file of one array of a shard."""
         return self.folder / f"{shard}.{name}.npy"
 
-    def _map(self, shard: int, name: str) -> Array:
-        mapped = self._maps.get((shard, name))
-        if mapped is None:
-            mapped = np.load(self.path(self.shards[shard], name), mmap_mode="r").view(np.ndarray)
-            self._maps[shard, name] = mapped
-            if len(self._maps) > MAX_OPEN_MAPS:
-                self._maps.popitem(last=False)
-        else:
-            self._maps.move_to_end((shard, name))
-        return mapped
+
+@lru_cache(MAX_OPEN_MAPS)
+def mapped(path: str) -> Array:
+    """A shard's array; no other shard will ever have its name."""
+    return np.load(path, mmap_mode="r").view(np.ndarray)
 
 
 def _copy_rows(source: Array, rows: Array, out: Array, positions: Array) -> None:

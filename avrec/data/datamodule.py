@@ -93,7 +93,6 @@ class TwoTowerData(pl.LightningDataModule):
         self.train_sequences = self._sequences(self.split.role == TRAIN)
         self.trained_N = ~self.tasks["val"].cold_N
         self.parts: Parts = {}
-        self.items: ItemBatches | None = None
         self.loader: ResumableLoader | None = None
         self.place: dict[str, Any] = {}
         self.users = UserBatches(catalogue, self.train_sequences.lengths() > 0, history_length)
@@ -101,22 +100,26 @@ class TwoTowerData(pl.LightningDataModule):
     def connect(self, parts: Parts) -> None:
         """Say which content is wanted: by modality, an encoder's preprocess and frozen layers."""
         self.parts = dict(parts)
-        self.items = None
+        vars(self).pop("items", None)
+
+    @cached_property
+    def items(self) -> ItemBatches:
+        """All content, ready to be read; what the cache lacks of it is decoded and preprocessed first."""
+        content: dict[str, PreparedContent] = {}
+        for modality, (preprocess, frozen) in self.parts.items():
+            if preprocess is None:
+                content[modality] = Identity(self.trained_N)
+            elif isinstance(preprocess, ContentTable):
+                content[modality] = preprocess.rows_of(self.catalogue.items)
+            else:
+                # A tokenizer, say, is learned from the items of the training rows: no held-out or later one.
+                preprocess.fit([self.catalogue.items[n] for n in np.flatnonzero(self.trained_N)])
+                content[modality] = self.prepare(self.catalogue.items, preprocess, frozen=frozen)
+        return ItemBatches(content)
 
     def prepare_data(self) -> None:
-        """Decode and preprocess what the cache lacks."""
-        if self.items is None:
-            content: dict[str, PreparedContent] = {}
-            for modality, (preprocess, frozen) in self.parts.items():
-                if preprocess is None:
-                    content[modality] = Identity(self.trained_N)
-                elif isinstance(preprocess, ContentTable):
-                    content[modality] = preprocess.rows_of(self.catalogue.items)
-                else:
-                    # A tokenizer, say, is learned from the items of the training rows: no held-out or later one.
-                    preprocess.fit([self.catalogue.items[n] for n in np.flatnonzero(self.trained_N)])
-                    content[modality] = self.prepare(self.catalogue.items, preprocess, frozen=frozen)
-            self.items = ItemBatches(content)
+        """Prepare all content now, before anything else starts."""
+        _ = self.items
 
     def setup(self, stage: str | None = None) -> None:
         """Open what is prepared, in every process."""
@@ -124,7 +127,6 @@ class TwoTowerData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Windows of the training sequences."""
-        assert self.items is not None
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = WindowSampler(
             self.train_sequences, self.history_length, self.users_per_batch, self.seed, rank, world_size
@@ -174,12 +176,10 @@ class TwoTowerData(pl.LightningDataModule):
 
     def item_batches(self) -> DataLoader[Any]:
         """The whole catalogue in order."""
-        assert self.items is not None
         return _in_order(np.arange(len(self.catalogue.items)), self.ITEMS_PER_BATCH, self.items)
 
     def unfrozen_item_batches(self) -> DataLoader[Any]:
         """The whole catalogue in order, its content as it is before any frozen layers."""
-        assert self.items is not None
         frozen = {name: preprocess for name, (preprocess, layers) in self.parts.items() if layers is not None}
         prepared = {name: self.prepare(self.catalogue.items, preprocess) for name, preprocess in frozen.items()}
         items = ItemBatches({**self.items.content, **prepared})
@@ -187,7 +187,6 @@ class TwoTowerData(pl.LightningDataModule):
 
     def sample_items(self) -> ItemBatch:
         """A batch of items that have training interactions, drawn by the seed."""
-        assert self.items is not None
         trained = np.flatnonzero(self.trained_N)
         drawn = np.random.default_rng(self.seed).permutation(trained)[: self.ITEMS_PER_BATCH]
         return self.items(np.sort(drawn))

@@ -47,13 +47,9 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class StoreJob:
-    """Prepares tasks into a store.
+    """Prepares tasks into a store, which has been opened before; ``folder`` is on a file system that all workers share.
 
-    Args:
-        preprocess: what is done with each decoded item.
-        folder: of the store, which has been opened before; on a file system that all workers share.
-        arrays: that a row of the store holds.
-        limits: of one item.
+    ``arrays`` are those that a row of the store holds.
     """
 
     preprocess: Preprocess
@@ -210,11 +206,7 @@ def on_ray(workers: int) -> Iterator[Executor]:
 
 
 def _culprit(journal: Path) -> tuple[str, str | None]:
-    """The key of the item that a process died of, and of what; None: it took too long.
-
-    Raises:
-        RuntimeError: it died before its first item.
-    """
+    """The key of the item that a process died of, and of what; None: it took too long."""
     try:
         key, _, last_words = journal.read_text().partition("\n")
         journal.unlink()

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import av.logging
@@ -109,7 +109,7 @@ def open_media(path: Path) -> InputContainer:
         raise UnusableError("is not a media file of a known format, or its beginning is broken") from None
 
 
-def _decoded_frames(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[VideoFrame | AudioFrame]:
+def _decoded_frames(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[Any]:
     packets = container.demux(stream)
     whole = broken = 0
     while True:
@@ -122,9 +122,7 @@ def _decoded_frames(container: InputContainer, stream: VideoStream | AudioStream
             continue
         if packet is None:
             break
-        for frame in frames:
-            if isinstance(frame, VideoFrame | AudioFrame):
-                yield frame
+        yield from frames
     if broken > whole:
         raise UnusableError(f"is broken: {broken} of {broken + whole} packets cannot be decoded")
 
@@ -281,11 +279,10 @@ class _Playhead:
         step = 1 / _frame_rate(self._stream)
         time = self._start - step
         for frame in _decoded_frames(self._container, self._stream):
-            if isinstance(frame, VideoFrame):
-                self._decoded += 1
-                self._limits.check("frames", self._decoded, f"needs {self._decoded:,} frames to be decoded")
-                time = time + step if frame.time is None else frame.time
-                yield time, frame
+            self._decoded += 1
+            self._limits.check("frames", self._decoded, f"needs {self._decoded:,} frames to be decoded")
+            time = time + step if frame.time is None else frame.time
+            yield time, frame
 
     def _jump(self, seconds: float) -> None:
         if self._shown is not None and self._ahead is not None and self._ahead[0] > seconds:
@@ -336,8 +333,6 @@ def _resampled(container: InputContainer, stream: AudioStream, rate: int) -> Ite
     resampler: av.AudioResampler | None = None
     source: tuple[str, str, int] | None = None
     for frame in _decoded_frames(container, stream):
-        if not isinstance(frame, AudioFrame):
-            continue
         form = (frame.format.name, frame.layout.name, frame.sample_rate)
         if form != source:
             if not SAMPLE_RATES[0] <= frame.sample_rate <= SAMPLE_RATES[1]:

@@ -114,17 +114,9 @@ def _fill(store: ContentStore, job: StoreJob, items: Mapping[str, RawItem], work
 
 
 def work(job: Job, tasks: list[Task], doing: str, workers: int, executor: str) -> Failures:
-    """Do all tasks, and show how far they are.
+    """Do all tasks, show how far they are, and give the failures that the job does not store.
 
-    Args:
-        job: what is to be done.
-        tasks: with what.
-        doing: in words.
-        workers: processes; 0 with ``local``: this one.
-        executor: of ``EXECUTORS``.
-
-    Returns:
-        The failures that the job does not store.
+    ``doing`` says it in words; with ``local``, 0 ``workers`` is this process.
     """
     if multiprocessing.current_process().daemon:
         workers = 0
@@ -174,11 +166,7 @@ def _frozen_store(source: ContentStore, keys: Iterable[str], frozen: FrozenLayer
 def _report_failures(
     failures: list[DecodeFailure], named: int, modality: str, max_failed_share: float, report: Path
 ) -> None:
-    """Write them, beside those of other modalities.
-
-    Raises:
-        UserError: they are too many.
-    """
+    """Write them, beside those of other modalities, and refuse too many."""
     try:
         kept = [entry for entry in json.loads(report.read_text()) if entry["modality"] != modality]
     except (OSError, ValueError, TypeError, KeyError):

@@ -23,7 +23,6 @@ def prepare(cfg: "DictConfig") -> None:
         with timing.part("prepare"):
             data = pipeline.build(cfg).data
             data.prepare_data()
-        assert data.items is not None
         counts = ", ".join(f"{name} {content.present_N.sum():,}" for name, content in data.items.content.items())
         log.info("%s items: %s; %.0f s", f"{len(data.catalogue.items):,}", counts, timing.seconds["prepare"])
 

@@ -30,17 +30,8 @@ def ranking_task(log: Interactions, split: Split, which: str, num_items: int, se
 
     The history is that of ``history_rows``. Under the seen filter, whatever the user has in an earlier role is
     neither a candidate nor to be found, newer than the history or not: the model may have been trained on it. A row
-    of weight 0 is history, but never to be found.
-
-    Args:
-        log: the sorted log.
-        split: its roles.
-        which: ``val`` or ``test``.
-        num_items: items of the catalogue.
-        seen_filter: leave seen items out of the ranking, and out of what is to be found.
-
-    Returns:
-        The task. Rows of its role and of earlier ones are history, to be found, or counted in ``dropped``.
+    of weight 0 is history, but never to be found. Rows of the task's role (``which``: val or test) and of earlier ones
+    are history, to be found, or counted in ``dropped``.
     """
     target_role = ROLES[which]
     earlier = split.role < target_role

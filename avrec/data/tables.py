@@ -334,12 +334,9 @@ def inside(root: Path, value: str | None, column: str) -> Path | None:
 
 
 def raw_items(items: pl.DataFrame, root: Path, text: TextFields) -> list[RawItem]:
-    """An items table's raw content.
+    """The raw content of an items table with checked ids, whose paths are relative to ``root``.
 
-    Args:
-        items: with checked ids.
-        root: the folder that paths are relative to.
-        text: what an item's text is made from; a column that the table lacks is empty.
+    A column of ``text`` that the table lacks is empty.
     """
     root, named = root.resolve(), [column for column in FILE_COLUMNS if column in items.columns]
     rows = items.with_columns(pl.col(column).cast(pl.String) for column in named).iter_rows(named=True)

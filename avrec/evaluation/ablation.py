@@ -1,7 +1,6 @@
 """Modality ablation without retraining: what a trained model knows with a modality hidden, and with it alone."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -24,14 +23,7 @@ Embed = Callable[[Array], tuple[Tensor, Tensor]]
 def ablation(
     embed: Embed, names: Sequence[str], task: RankingTask, ks: Sequence[int] = (10,), metrics: Sequence[str] = ("ndcg",)
 ) -> list[Result]:
-    """Hide each modality of all items in turn, and all but each.
-
-    Args:
-        embed: embeds users and catalogue with some modalities hidden.
-        names: the modalities.
-        task: the question.
-        ks: of the metrics.
-        metrics: their names.
+    """Hide each modality (of ``names``) of all items in turn, and all but each.
 
     Returns:
         Results of the models "avrec without M" and "avrec, M alone", and of "avrec" a metric ``score_variance/M``:
@@ -49,22 +41,10 @@ def ablation(
         changes.append(float((whole_BN - _scores(*hidden, task.candidates_N)).var(1).mean()))
         for label, vectors in ((f"avrec without {name}", hidden), (f"avrec, {name} alone", embed(only_M))):
             results += evaluate(label, EmbeddingScorer(*vectors), task, ks, metrics)
-    told = {**results[0].protocol, "interval": "none"}
+    whole, protocol = results[0].slice, {**results[0].protocol, "interval": "none"}
     for name, change in zip(names, changes, strict=True):
-        share = change / max(sum(changes), 1e-12)
-        metric, users = f"{VARIANCE}{name}", len(whole_BN)
-        results.append(
-            replace(
-                results[0],
-                model="avrec",
-                metric=metric,
-                value=share,
-                low=share,
-                high=share,
-                users=users,
-                protocol=told,
-            )
-        )
+        metric, share = f"{VARIANCE}{name}", change / max(sum(changes), 1e-12)
+        results.append(Result("avrec", task.split, whole, metric, share, share, share, len(whole_BN), protocol))
     return results
 
 

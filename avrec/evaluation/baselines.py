@@ -10,11 +10,7 @@ from avrec.batch import Array, RankingTask, UserError
 
 
 class PopularityScorer:
-    """The same score for everyone: how many interactions the item has, as far as known when asked.
-
-    Args:
-        popularity_N: counts, such as ``task.popularity_N``.
-    """
+    """The same score for everyone: how many interactions the item has, as far as known when asked."""
 
     def __init__(self, popularity_N: Array) -> None:
         self.popularity_N = torch.from_numpy(np.asarray(popularity_N, dtype=np.float64))
@@ -25,13 +21,7 @@ class PopularityScorer:
 
 
 class RandomScorer:
-    """A pseudo-random score, uniform in [0, 1), fixed by seed, user and item alone: what chance finds.
-
-    Args:
-        task: gives the catalogue indices of the evaluated users.
-        num_items: N, the size of the catalogue.
-        seed: another seed, another ranking.
-    """
+    """A pseudo-random score, uniform in [0, 1), fixed by seed, user and item alone: what chance finds."""
 
     def __init__(self, task: RankingTask, num_items: int, seed: int = 0) -> None:
         users = np.asarray(task.user_index_E).astype(np.uint64)

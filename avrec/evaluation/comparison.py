@@ -18,19 +18,13 @@ from avrec.evaluation.slices import Slice
 
 
 class Contender(NamedTuple):
-    """A model with the question it answers.
-
-    Attributes:
-        name: to stand in the results.
-        scorer: gives the scores.
-        task: the question.
-        slices: more slices than ``slices_of(task)``.
-    """
+    """A model, by the name that stands in the results, with the question it answers."""
 
     name: str
     scorer: Scorer
     task: RankingTask
     slices: Sequence[Slice] = ()
+    """More than ``slices_of(task)``."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +32,11 @@ class Comparison:
     """One metric of two models on one slice.
 
     Attributes:
-        a: name of the first model.
-        b: name of the second model.
-        split: "val" or "test".
-        slice: name of the slice.
-        metric: such as "ndcg@10".
+        a: name of the first model; ``b`` is the second's, and split, slice and metric are as in a ``Result``.
         users: how many both were asked for.
         value_a: the first model's mean over them.
         value_b: the second model's mean over them.
-        difference: the first minus the second.
-        low: lower end of its bootstrap interval.
-        high: upper end of its bootstrap interval.
+        difference: the first minus the second; ``low`` and ``high`` are the ends of its bootstrap interval.
         p: of the two-sided sign-flip test of this slice alone.
         p_holm: corrected for the number of slices that this metric was compared on.
     """
@@ -89,13 +77,7 @@ def compare(
     """Compare two models user by user on each slice that both have.
 
     Users are matched by their index in the catalogue; those that only one of the two was asked for are left out.
-
-    Args:
-        a: the first model.
-        b: the second model; its task must ask the same.
-        k: of the metrics.
-        metrics: names; those that are not in ``METRICS`` have no better and are passed over.
-        seed: of the resampling.
+    Metrics that are not in ``METRICS`` have no better and are passed over.
 
     Returns:
         One comparison per slice and metric, in this order.
@@ -106,7 +88,10 @@ def compare(
     metrics = comparable(metrics)
     check_same_question((a.name, b.name), a.task, b.task)
     measured_a, measured_b = (
-        {part.name: (one.task.user_index_E[part.rows], values) for part, values in _values(one, k, metrics)}
+        {
+            part.name: (one.task.user_index_E[part.rows], values)
+            for part, values in user_values(one.scorer, one.task, (k,), metrics, one.slices)
+        }
         for one in (a, b)
     )
     found = []
@@ -119,11 +104,7 @@ def compare(
 
 
 def comparable(metrics: Sequence[str]) -> list[str]:
-    """The metrics of which more is better.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The metrics of which more is better; a ``UserError`` where there is none."""
     found = [name for name in metrics if name in METRICS]
     if not found:
         raise UserError(
@@ -133,28 +114,19 @@ def comparable(metrics: Sequence[str]) -> list[str]:
 
 
 def check_same_question(names: tuple[str, str], one: RankingTask, other: RankingTask) -> None:
-    """Refuse to compare answers to different questions.
-
-    Args:
-        names: of the two models.
-        one: what the first is asked.
-        other: what the second is asked.
-
-    Raises:
-        UserError: says in what they differ.
-    """
+    """Refuse to compare two models' answers to different questions, with a ``UserError`` that says how they differ."""
     settings = {
         key: (one.protocol.get(key), other.protocol.get(key)) for key in dict.fromkeys([*one.protocol, *other.protocol])
     }
     settings |= {"role": (one.split, other.split), "seen_filter": (one.seen_filter, other.seen_filter)}
     differ = [f"{key} {mine} and {theirs}" for key, (mine, theirs) in settings.items() if mine != theirs]
-    if not (_equal(one.candidates_N, other.candidates_N) and _equal(one.cold_N, other.cold_N)):
+    if not (np.array_equal(one.candidates_N, other.candidates_N) and np.array_equal(one.cold_N, other.cold_N)):
         differ.append("their candidates")
     _, rows, others = np.intersect1d(one.user_index_E, other.user_index_E, assume_unique=True, return_indices=True)
     mine, theirs = one.relevant.take(rows), other.relevant.take(others)
     if len(rows) == 0:
         differ.append("their users: none is in both")
-    elif not (_equal(mine.starts, theirs.starts) and _equal(mine.values, theirs.values)):
+    elif not (np.array_equal(mine.starts, theirs.starts) and np.array_equal(mine.values, theirs.values)):
         differ.append("what their users are to be found")
     if differ:
         raise UserError(
@@ -185,10 +157,6 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     return table
 
 
-def _values(one: Contender, k: int, metrics: Sequence[str]) -> list[tuple[Slice, dict[str, Array]]]:
-    return user_values(one.scorer, one.task, (k,), metrics, one.slices)
-
-
 def _one(a: Contender, b: Contender, name: str, metric: str, a_E: Array, b_E: Array, seed: int) -> Comparison:
     test = paired_test(a_E, b_E, seed)
     return Comparison(
@@ -212,10 +180,6 @@ def _corrected(found: list[Comparison]) -> list[Comparison]:
         family = [place for place, one in enumerate(found) if one.metric == metric]
         corrected |= dict(zip(family, holm(np.array([found[place].p for place in family])).tolist(), strict=True))
     return [replace(one, p_holm=corrected[place]) for place, one in enumerate(found)]
-
-
-def _equal(one: Any, other: Any) -> bool:
-    return np.array_equal(np.asarray(one), np.asarray(other))
 
 
 def _short(value: float, sign: str = "-") -> str:

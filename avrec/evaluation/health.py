@@ -55,11 +55,7 @@ def uniformity(vectors_ND: Tensor) -> float:
 def alignment(query_ED: Tensor, item_ND: Tensor, user_P: Array, item_P: Array) -> float:
     """Mean squared distance between unit query and unit item of the pairs that belong together: 0 to 4.
 
-    Args:
-        query_ED: queries.
-        item_ND: item embeddings.
-        user_P: row of each pair's query.
-        item_P: row of each pair's item.
+    ``user_P`` has the row of each pair's query, ``item_P`` that of its item.
 
     Reference:
         Wang & Isola (2020), section 4.1.1.
@@ -75,14 +71,7 @@ def alignment(query_ED: Tensor, item_ND: Tensor, user_P: Array, item_P: Array) -
 
 
 def health_of(query_ED: Tensor, item_ND: Tensor, user_P: Array, item_P: Array) -> dict[str, float]:
-    """The numbers of a trained model, by name.
-
-    Args:
-        query_ED: queries of a task.
-        item_ND: the catalogue's embeddings.
-        user_P: row of each pair's query.
-        item_P: row of each pair's item.
-    """
+    """The numbers of a trained model, by name; the pairs are as in ``alignment``."""
     query_ED, item_ND = query_ED.float().cpu(), item_ND.float().cpu()
     found = {"alignment": alignment(query_ED, item_ND, user_P, item_P)}
     for name, vectors in (("item", item_ND), ("user", query_ED)):
@@ -129,11 +118,7 @@ def calibration(query_ED: Tensor, item_ND: Tensor, bias: float, task: RankingTas
       for both to agree, in bins one unit of score wide: 0 (right) to 1. The expected calibration error of Naeini et
       al. (2015), with bins in log-odds since nearly all probabilities are near 0, by the total mass.
 
-    Args:
-        query_ED: queries, divided by the temperature.
-        item_ND: item embeddings.
-        bias: of the score.
-        task: the question.
+    ``query_ED`` are divided by the temperature; ``bias`` is the score's.
     """
     share_J = np.repeat(1 / np.diff(task.relevant.starts), np.diff(task.relevant.starts))
     promised, observed = torch.zeros(_BINS, dtype=torch.float64), torch.zeros(_BINS, dtype=torch.float64)

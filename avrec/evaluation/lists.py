@@ -1,8 +1,12 @@
 """Metrics of ranked lists that need no relevant items: what is recommended, whether it is liked or not.
 
 Every function takes ``top_EK``, the items of each list, best first, -1 where a list is shorter (what
-``ranking.top_k`` returns). None of them has a best value: a random list covers more, is more novel and more
-diverse than any good one. Read them beside recall or NDCG.
+``ranking.top_k`` returns), and what it needs of ``candidates_N`` (True where the item may be recommended),
+``popularity_N`` (interactions of each item) and ``item_ND`` (a vector per item). It returns one float64 per list, but
+for coverage; an empty list, no candidate or no vectors is a ``UserError``.
+
+None of them has a best value: a random list covers more, is more novel and more diverse than any good one. Read them
+beside recall or NDCG.
 """
 
 from collections.abc import Callable
@@ -28,13 +32,6 @@ def coverage_at_k(top_EK: Array, candidates_N: Array) -> float:
     >>> top = np.array([[0, 1], [1, 0], [2, 1], [4, -1]])
     >>> round(coverage_at_k(top, np.ones(6, bool)), 4)
     0.6667
-
-    Args:
-        top_EK: item indices, -1 where there is none.
-        candidates_N: True where the item may be recommended.
-
-    Raises:
-        UserError: no item may be recommended.
     """
     candidates_N = np.asarray(candidates_N, dtype=bool)
     if not candidates_N.any():
@@ -59,16 +56,6 @@ def novelty_at_k(top_EK: Array, popularity_N: Array) -> Array:
     >>> novelty_at_k(np.array([[0, 1], [1, 0], [2, 3], [3, -1]]), popularity).tolist()
     [1.5, 1.5, 3.0, 3.0]
 
-    Args:
-        top_EK: item indices, -1 where there is none.
-        popularity_N: interactions of each item.
-
-    Returns:
-        Bits, float64, (E,).
-
-    Raises:
-        UserError: a list is empty.
-
     Reference:
         Zhou et al., Solving the apparent diversity-accuracy dilemma of recommender systems (PNAS 2010).
     """
@@ -90,17 +77,6 @@ def popularity_at_k(top_EK: Array, popularity_N: Array, candidates_N: Array) -> 
     >>> top = np.array([[0, 1], [1, 0], [2, 3], [3, -1]])
     >>> popularity_at_k(top, popularity, np.ones(4, bool)).tolist()
     [0.75, 0.75, 0.25, 0.25]
-
-    Args:
-        top_EK: item indices, -1 where there is none.
-        popularity_N: interactions of each item.
-        candidates_N: True where the item may be recommended.
-
-    Returns:
-        Percentiles as shares, float64, (E,).
-
-    Raises:
-        UserError: a list is empty.
     """
     popularity_N = np.asarray(popularity_N, dtype=np.float64)
     ordered = np.sort(popularity_N[np.asarray(candidates_N, dtype=bool)])
@@ -109,28 +85,18 @@ def popularity_at_k(top_EK: Array, popularity_N: Array, candidates_N: Array) -> 
 
 
 def diversity_at_k(top_EK: Array, item_ND: Array | None) -> Array:
-    """How unlike each other the items of a list are: 1 minus their mean cosine.
+    """How unlike each other the items of a list are: 1 minus their mean cosine, 0 to 2.
 
     ``diversity@k = 1 - mean over pairs of the list of cosine(item, item)``
 
     As good as the vectors: those of the model that made the list flatter it, so take the same vectors for all models.
-    A vector of zeros has cosine 0 with all.
+    A vector of zeros has cosine 0 with all, and a list of fewer than two items diversity 0.
 
     Four users, k = 2: the same direction; at right angles; opposite; and one item, which makes no pair.
 
     >>> vectors = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     >>> diversity_at_k(np.array([[0, 1], [0, 2], [0, 3], [0, -1]]), vectors).tolist()
     [0.0, 1.0, 2.0, 0.0]
-
-    Args:
-        top_EK: item indices, -1 where there is none.
-        item_ND: a vector per item.
-
-    Returns:
-        0 to 2, float64, (E,); 0 where the list has fewer than two items.
-
-    Raises:
-        UserError: there are no vectors.
 
     Reference:
         Ziegler et al., Improving recommendation lists through topic diversification (WWW 2005): intra-list similarity.

@@ -4,8 +4,9 @@ Every function takes ``hits_BK`` (True where the item at that rank is relevant; 
 the k of the metric's name) and ``relevant_B`` (how many relevant items the user has, found or not) and returns
 one float64 per user. To have a smaller k, give fewer columns: ``ndcg_at_k(hits_BK[:, :10], relevant_B)``.
 
-A user without relevant items has no defined recall or NDCG and is refused: scoring such users 0 or 1 would move
-the mean by how many of them there happen to be.
+Each raises a ``UserError`` where shapes do not fit, or a user has no relevant item or fewer than hits. A user without
+relevant items has no defined recall or NDCG: scoring such users 0 or 1 would move the mean by how many of them there
+happen to be.
 """
 
 from collections.abc import Callable
@@ -31,13 +32,6 @@ def recall_at_k(hits_BK: Any, relevant_B: Any) -> Array:
     >>> hits = [[1, 0, 0], [0, 0, 1], [1, 1, 0], [0, 1, 0]]
     >>> recall_at_k(hits, [1, 1, 2, 4]).tolist()
     [1.0, 1.0, 1.0, 0.25]
-
-    Args:
-        hits_BK: True where the item at that rank is relevant.
-        relevant_B: number of relevant items, at least 1.
-
-    Raises:
-        UserError: a user has no relevant item, or more hits than relevant items.
     """
     hits_BK, relevant_B = _checked(hits_BK, relevant_B)
     return hits_BK.sum(axis=1) / relevant_B
@@ -56,13 +50,6 @@ def ndcg_at_k(hits_BK: Any, relevant_B: Any) -> Array:
     >>> hits = [[1, 0, 0], [0, 0, 1], [1, 1, 0], [0, 1, 0]]
     >>> ndcg_at_k(hits, [1, 1, 2, 4]).round(4).tolist()
     [1.0, 0.5, 1.0, 0.2961]
-
-    Args:
-        hits_BK: True where the item at that rank is relevant.
-        relevant_B: number of relevant items, at least 1.
-
-    Raises:
-        UserError: a user has no relevant item, or more hits than relevant items.
     """
     hits_BK, relevant_B = _checked(hits_BK, relevant_B)
     places = hits_BK.shape[1]
@@ -85,13 +72,6 @@ def mrr_at_k(hits_BK: Any, relevant_B: Any) -> Array:
     >>> hits = [[1, 0, 0], [0, 0, 1], [1, 1, 0], [0, 1, 0]]
     >>> mrr_at_k(hits, [1, 1, 2, 4]).round(4).tolist()
     [1.0, 0.3333, 1.0, 0.5]
-
-    Args:
-        hits_BK: True where the item at that rank is relevant.
-        relevant_B: number of relevant items, at least 1.
-
-    Raises:
-        UserError: a user has no relevant item, or more hits than relevant items.
     """
     hits_BK, _ = _checked(hits_BK, relevant_B)
     return hits_BK.any(axis=1) / (hits_BK.argmax(axis=1) + 1.0)
@@ -110,13 +90,6 @@ def hit_rate_at_k(hits_BK: Any, relevant_B: Any) -> Array:
     >>> hits = [[1, 0, 0], [0, 0, 1], [1, 1, 0], [0, 0, 0]]
     >>> hit_rate_at_k(hits, [1, 1, 2, 1]).tolist()
     [1.0, 1.0, 1.0, 0.0]
-
-    Args:
-        hits_BK: True where the item at that rank is relevant.
-        relevant_B: number of relevant items, at least 1.
-
-    Raises:
-        UserError: a user has no relevant item, or more hits than relevant items.
     """
     hits_BK, _ = _checked(hits_BK, relevant_B)
     return hits_BK.any(axis=1).astype(np.float64)
@@ -136,13 +109,6 @@ def map_at_k(hits_BK: Any, relevant_B: Any) -> Array:
     >>> hits = [[1, 0, 0], [0, 0, 1], [1, 1, 0], [0, 1, 0]]
     >>> map_at_k(hits, [1, 1, 2, 4]).round(4).tolist()
     [1.0, 0.3333, 1.0, 0.1667]
-
-    Args:
-        hits_BK: True where the item at that rank is relevant.
-        relevant_B: number of relevant items, at least 1.
-
-    Raises:
-        UserError: a user has no relevant item, or more hits than relevant items.
     """
     hits_BK, relevant_B = _checked(hits_BK, relevant_B)
     places = hits_BK.shape[1]

@@ -18,12 +18,7 @@ _CELLS = 2**25
 
 
 class SimilarityScorer:
-    """The sum of an item's similarities to the history items.
-
-    Args:
-        history: items of each evaluated user.
-        similarity_NN: row: history item; column: candidate.
-    """
+    """The sum of an item's similarities (row: history item; column: candidate) to each evaluated user's history."""
 
     def __init__(self, history: Ragged, similarity_NN: Tensor) -> None:
         self.history = history
@@ -42,9 +37,6 @@ def item_knn(everyone: Ragged, num_items: int, neighbours: int = 100, shrink: fl
         num_items: N.
         neighbours: kept per candidate; the others' similarity is 0.
         shrink: added to the denominator, against similarities that rest on few users.
-
-    Returns:
-        (N, N) for ``SimilarityScorer``.
 
     Reference:
         Deshpande & Karypis, Item-Based Top-N Recommendation Algorithms (2004).
@@ -65,9 +57,6 @@ def ease(everyone: Ragged, num_items: int, regularisation: float = 500.0) -> Ten
         num_items: N.
         regularisation: L2, the paper's λ.
 
-    Returns:
-        (N, N) for ``SimilarityScorer``.
-
     Reference:
         Steck, Embarrassingly Shallow Autoencoders for Sparse Data (2019), equation 8.
     """
@@ -87,9 +76,6 @@ def content_vectors(modalities: Iterable[tuple[Tensor, Array]], known_N: Array) 
     Args:
         modalities: values (N, width) and ``present_N`` of each.
         known_N: items whose mean is the centre: those that may be known when a model is trained.
-
-    Returns:
-        (N, sum of widths).
     """
     parts = []
     for values, present in modalities:
@@ -100,12 +86,7 @@ def content_vectors(modalities: Iterable[tuple[Tensor, Array]], known_N: Array) 
 
 
 def content_knn(vectors_ND: Tensor, history: Ragged) -> EmbeddingScorer:
-    """Scores by content alone: the product of an item with the mean of the history items.
-
-    Args:
-        vectors_ND: from ``content_vectors``.
-        history: items of each evaluated user.
-    """
+    """Scores by content alone: the product of an item's ``content_vectors`` with the mean of the history items'."""
     length_E = torch.from_numpy(np.diff(history.starts)).clamp(min=1)
     sum_ED = torch.sparse.mm(_counts(history, np.arange(len(history)), len(vectors_ND)), vectors_ND)
     return EmbeddingScorer(sum_ED / length_E[:, None], vectors_ND)

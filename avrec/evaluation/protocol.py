@@ -110,22 +110,11 @@ def user_values(
     slices: Sequence[Slice] = (),
     item_ND: Array | None = None,
 ) -> list[tuple[Slice, dict[str, Array]]]:
-    """What ``evaluate`` takes means of: each metric for each user.
-
-    Args:
-        scorer: gives the scores.
-        task: the question.
-        ks: the k of the metrics.
-        metrics: their names.
-        slices: more slices than ``slices_of(task)``.
-        item_ND: what "diversity" compares.
+    """What ``evaluate`` takes means of: each metric for each user. Arguments and errors are those of ``evaluate``.
 
     Returns:
         For each slice, by the metric's name such as "ndcg@10", the values of its users in the order of its rows,
         float64, (E,); of shape () for what is no mean over users.
-
-    Raises:
-        UserError: an unknown metric, a k below 1, or a task without users.
     """
     check_metrics(metrics, ks)
     wanted = [(metric, k) for k in ks for metric in metrics]
@@ -136,26 +125,15 @@ def user_values(
         name: top_k(scorer, task, max(ks), candidates_N=candidates_N)
         for name, candidates_N in {part.candidates: part.candidates_N for part, _ in parts}.items()
     }
-    return [
-        (
-            part,
-            {f"{m}@{k}": values for (m, k), values in _per_user(rankings[part.candidates], part, task, asked, item_ND)},
-        )
-        for part, asked in parts
-        if asked
-    ]
+    return [(part, _per_user(rankings[part.candidates], part, task, asked, item_ND)) for part, asked in parts if asked]
 
 
 def fast_metrics(scorer: Scorer, task: RankingTask, metrics_wanted: Iterable[str]) -> dict[str, float]:
     """A few means without intervals, for validation during training: one ranking for all of them.
 
-    Args:
-        scorer: gives the scores.
-        task: the question.
-        metrics_wanted: such as "ndcg@10", or "cold/ndcg@10" for the slice "cold_items".
-
     Returns:
-        By the names given. The cold ones are left out where no user has a cold relevant item.
+        By the names given, such as "ndcg@10", or "cold/ndcg@10" for the slice "cold_items". The cold ones are left out
+        where no user has a cold relevant item.
 
     Raises:
         UserError: a name that is not of this form, or a task without users.
@@ -169,7 +147,7 @@ def fast_metrics(scorer: Scorer, task: RankingTask, metrics_wanted: Iterable[str
     values = {}
     for name, (slice_name, metric, k) in names.items():
         if slice_name in slices:
-            ((_, values_E),) = _per_user(top_EK, slices[slice_name], task, [(metric, k)])
+            (values_E,) = _per_user(top_EK, slices[slice_name], task, [(metric, k)]).values()
             values[name] = float(values_E.mean())
     return values
 
@@ -200,12 +178,8 @@ def write_results(
 ) -> None:
     """Write metrics.json whole or not at all; numbers keep every digit.
 
-    Args:
-        path: the file; its folder is made if need be.
-        results: every number with its protocol.
-        timing: seconds by phase.
-        data: what the numbers were measured on.
-        comparison: with another run; the file has no such entry where it is empty.
+    ``timing`` is seconds by phase, ``data`` what the numbers were measured on. Where ``comparison`` (with another run)
+    is empty, the file has no such entry.
 
     Raises:
         UserError: a number is not finite.
@@ -215,14 +189,20 @@ def write_results(
     if comparison:
         report["comparison"] = [dict(entry) for entry in comparison]
     try:
-        text = json.dumps(report, indent=2, allow_nan=False, default=_plain)
+        text = json.dumps(report, indent=2, allow_nan=False, default=np.generic.item)
     except ValueError as error:
         raise UserError(f"{path} was not written: {error}. Every number in it must be finite.") from error
+    write_whole(path, text + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process number keeps two writers of one run folder from sharing a half-written file.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        unfinished.write_text(text + "\n", encoding="utf-8")
+        # A lone surrogate in a title cannot be written.
+        unfinished.write_text(text, encoding="utf-8", errors="replace")
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -251,16 +231,17 @@ def _per_user(
     task: RankingTask,
     wanted: Sequence[tuple[str, int]],
     item_ND: Array | None = None,
-) -> Iterator[tuple[tuple[str, int], Array]]:
-    """Each wanted metric for each of the slice's users."""
+) -> dict[str, Array]:
+    """By name, each wanted metric for each of the slice's users."""
     top_EK = top_EK[part.rows]
     hits_EK = find_hits(top_EK, part.relevant, len(task.candidates_N))
-    relevant_E, candidates_N = np.diff(part.relevant.starts), part.candidates_N
-    for metric, k in wanted:
-        if metric in METRICS:
-            yield (metric, k), METRICS[metric](hits_EK[:, :k], relevant_E)
-        else:
-            yield (metric, k), LIST_METRICS[metric](top_EK[:, :k], candidates_N, task.popularity_N, item_ND)
+    relevant_E = np.diff(part.relevant.starts)
+    return {
+        f"{metric}@{k}": METRICS[metric](hits_EK[:, :k], relevant_E)
+        if metric in METRICS
+        else LIST_METRICS[metric](top_EK[:, :k], part.candidates_N, task.popularity_N, item_ND)
+        for metric, k in wanted
+    }
 
 
 def _results(model: str, task: RankingTask, part: Slice, values: Mapping[str, Array]) -> Iterator[Result]:
@@ -328,15 +309,19 @@ def _protocol(task: RankingTask, part: Slice, k: int) -> dict[str, Any]:
     }
 
 
+def best_values(part: Sequence[Result]) -> dict[str, float]:
+    """By metric, the best value of a slice, the oracle aside; none where more is not better, as of lists as such."""
+    best: dict[str, float] = {}
+    for result in part:
+        if result.model != ORACLE and result.metric.partition("@")[0] not in LIST_METRICS:
+            best[result.metric] = max(result.value, best.get(result.metric, result.value))
+    return best
+
+
 def _slice_table(part: Sequence[Result], names: Sequence[str]) -> Table:
     found = {(r.model, r.metric): r for r in part}
     models = list(dict.fromkeys(r.model for r in part))
-    best = {
-        name: max((found[m, name].value for m in models if m != ORACLE and (m, name) in found), default=None)
-        if name.partition("@")[0] not in LIST_METRICS
-        else None
-        for name in names
-    }
+    best = best_values(part)
     table = Table(
         title=f"{part[0].split}: {part[0].slice}",
         title_justify="left",
@@ -347,11 +332,11 @@ def _slice_table(part: Sequence[Result], names: Sequence[str]) -> Table:
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for model in models:
-        cells = [_cell(found.get((model, name)), best[name]) for name in names]
+        cells = [_cell(found.get((model, name)), best.get(name)) for name in names]
         table.add_row(model, *cells)
     if ORACLE in models:
         table.add_section()
-        shares = [_share(best[name], found.get((ORACLE, name))) for name in names]
+        shares = [_share(best.get(name), found.get((ORACLE, name))) for name in names]
         table.add_row("best / oracle", *shares)
     return table
 
@@ -374,12 +359,3 @@ def _caption(result: Result) -> str:
     told = {key: moment(v) if isinstance(v, float) else v for key, v in result.protocol.items()}
     settings = ", ".join(f"{key} {value}" for key, value in told.items() if key not in ("k", "interval"))
     return f"{result.users:,} users; {settings}; below each value: {result.protocol.get('interval', 'interval')}"
-
-
-def _plain(value: Any) -> Any:
-    """numpy numbers and paths as JSON has them."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} cannot be written to JSON")

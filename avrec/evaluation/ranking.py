@@ -27,12 +27,7 @@ class Scorer(Protocol):
 
 
 class EmbeddingScorer:
-    """Score = query . item, of embeddings computed ahead.
-
-    Args:
-        query_ED: one query per evaluated user.
-        item_ND: one embedding per catalogue item, on the same device.
-    """
+    """Score = query . item, of embeddings computed ahead: one per evaluated user and catalogue item, on one device."""
 
     def __init__(self, query_ED: torch.Tensor, item_ND: torch.Tensor) -> None:
         if query_ED.ndim != 2 or item_ND.ndim != 2 or query_ED.shape[1] != item_ND.shape[1]:
@@ -114,13 +109,7 @@ def _together(top_EK: Array) -> Array:
 
 
 def find_hits(top_EK: Array, relevant: Ragged, num_items: int) -> Array:
-    """True where the ranked item is one of the user's relevant items, bool, (E, K).
-
-    Args:
-        top_EK: item indices, -1 where there is none.
-        relevant: per user, the distinct relevant items.
-        num_items: N, the size of the catalogue.
-    """
+    """True where the ranked item (-1: none) is one of the user's distinct relevant items, bool, (E, K)."""
     if len(relevant.values) == 0:
         return np.zeros(top_EK.shape, dtype=bool)
     users = relevant.rows()

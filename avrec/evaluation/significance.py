@@ -48,19 +48,11 @@ def bootstrap_intervals(
 ) -> tuple[Array, Array]:
     """The intervals of several means over the same users, by one resampling shared by all columns.
 
-    Memory is O(E x J) and a bounded block of draws, whatever ``samples`` is.
-
-    Args:
-        values_EJ: one row per user, one column per mean.
-        seed: of the resampling.
-        samples: how many times the users are resampled.
-        level: the share of resampled means inside the interval, in (0, 1).
+    Memory is O(E x J) and a bounded block of draws, whatever ``samples`` is. ``values_EJ`` has one row per user and one
+    column per mean; the rest is as in ``bootstrap_interval``.
 
     Returns:
         Lower and upper ends, float64, (J,) each.
-
-    Raises:
-        UserError: no users, values that are not finite, or settings out of range.
     """
     values_EJ = np.asarray(values_EJ, dtype=np.float64)
     users = len(values_EJ)
@@ -79,19 +71,13 @@ def bootstrap_intervals(
 
 
 class PairedTest(NamedTuple):
-    """What two models' values of the same users say.
-
-    Attributes:
-        difference: mean of the first minus the second.
-        low: lower end of its bootstrap interval.
-        high: upper end of its bootstrap interval.
-        p: how often a difference at least as large, either way, would come up were the two models interchangeable.
-    """
+    """The mean of the first model minus the second over the same users, and the ends of its bootstrap interval."""
 
     difference: float
     low: float
     high: float
     p: float
+    """How often a difference at least as large, either way, would come up were the two models interchangeable."""
 
 
 def paired_test(a_E: Array, b_E: Array, seed: int = 0) -> PairedTest:
@@ -136,12 +122,6 @@ def holm(p_J: Array) -> Array:
 
     >>> holm(np.array([0.01, 0.04, 0.03])).round(4).tolist()
     [0.03, 0.06, 0.06]
-
-    Args:
-        p_J: p-values, (J,).
-
-    Returns:
-        Corrected p-values, float64, (J,), in the order given.
 
     Reference:
         Holm, A simple sequentially rejective multiple test procedure (1979).

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,15 +71,13 @@ def slices_of(task: RankingTask) -> list[Slice]:
 
 
 def candidate_slice(task: RankingTask, wanted: Mapping[str, Sequence[str]], label_N: Mapping[str, Any]) -> Slice:
-    """The task among the items that have certain values: those of a region, say.
+    """The task among the items that have certain values, those of a region, say: the users who have a relevant item
+    among these candidates, asked for those.
 
     Args:
         task: the question.
         wanted: by column, the values that an item may have; it must have one of every column's.
         label_N: by column, each item's value, or a tuple of values.
-
-    Returns:
-        The users who have a relevant item among these candidates, asked for those.
 
     Raises:
         UserError: no user has one.
@@ -101,16 +100,13 @@ def candidate_slice(task: RankingTask, wanted: Mapping[str, Sequence[str]], labe
 
 
 def user_slices(task: RankingTask, name: str, label_E: Any) -> list[Slice]:
-    """Split the task's users by a label: for whom does the model work?
+    """Split the task's users by a label, one per evaluated user: for whom does the model work?
 
-    Args:
-        task: the question.
-        name: what the labels tell; slices are called "name: label".
-        label_E: one label per evaluated user, of any kind; None, NaN and "" are no label.
+    Labels may be of any kind, a tuple is several; None, NaN and "" are none.
 
     Returns:
-        A slice per label, in the order of the labels (numbers in them by value), of the task's own candidates.
-        Labels of fewer than 5 users are left out.
+        A slice "name: label" per label, in the order of the labels (numbers in them by value), of the task's own
+        candidates. Labels of fewer than 5 users are left out.
 
     Raises:
         UserError: not one label per evaluated user.
@@ -123,23 +119,13 @@ def user_slices(task: RankingTask, name: str, label_E: Any) -> list[Slice]:
 
 
 def item_slices(task: RankingTask, name: str, label_N: Any) -> list[Slice]:
-    """Split what is to be found by a label of the items: what does the model find?
+    """Split what is to be found by a label of the items, one per item of the catalogue: what does the model find?
+
+    Labels, slices and errors are as in ``user_slices``.
 
     A user belongs to every label that one of its relevant items has, and is asked for these items only, among all
     candidates of the task, as in "cold_items". Its other relevant items may stand above them, so that a perfect
     ranking of the whole is not a perfect ranking here.
-
-    Args:
-        task: the question.
-        name: what the labels tell; slices are called "name: label".
-        label_N: one label per item of the catalogue, of any kind; None, NaN and "" are no label.
-
-    Returns:
-        A slice per label, in the order of the labels (numbers in them by value). Labels of fewer than 5 users are
-        left out.
-
-    Raises:
-        UserError: not one label per item.
     """
     labels = _by_label(label_N, len(task.candidates_N), f"{name}: items")
     parts = ((label, *_restricted(task.relevant, keep_N)) for label, keep_N in labels.items())
@@ -149,16 +135,7 @@ def item_slices(task: RankingTask, name: str, label_N: Any) -> list[Slice]:
 def target_slices(task: RankingTask, name: str, label_J: Any) -> list[Slice]:
     """Split what is to be found by a label of each (user, relevant item) pair: how long ago it happened, say.
 
-    Args:
-        task: the question.
-        name: what the labels tell; slices are called "name: label".
-        label_J: one label per value of ``task.relevant``.
-
-    Returns:
-        As ``item_slices``.
-
-    Raises:
-        UserError: not one label per pair.
+    As ``item_slices``, with one label per value of ``task.relevant``.
     """
     labels = _by_label(label_J, len(task.relevant.values), f"{name}: relevant items")
     parts = ((label, *_kept(task.relevant, keep_J)) for label, keep_J in labels.items())
@@ -166,14 +143,10 @@ def target_slices(task: RankingTask, name: str, label_J: Any) -> list[Slice]:
 
 
 def length_labels(length_E: Any, ends: Sequence[int] = (5, 20, 50)) -> list[str]:
-    """Labels of counts by range, 0 for itself.
+    """Labels of counts by the last of each range but the open one; 0 is a range for itself.
 
     >>> length_labels([0, 1, 5, 6, 50, 51])
     ['0', '1-5', '1-5', '6-20', '21-50', '51-']
-
-    Args:
-        length_E: whole numbers from 0, such as the number of history items.
-        ends: the last count of each range but the open one, rising, from 1.
     """
     starts = [1, *(end + 1 for end in ends)]
     names = ["0", *(f"{a}-{b}" for a, b in zip(starts, ends, strict=False)), f"{starts[-1]}-"]
@@ -181,14 +154,10 @@ def length_labels(length_E: Any, ends: Sequence[int] = (5, 20, 50)) -> list[str]
 
 
 def day_labels(days_J: Any, ends: Sequence[int] = (1, 7, 30, 90)) -> list[str]:
-    """Labels of times by range; what is not known has none.
+    """Labels of times by the end of each range but the open one, where the next begins; what is not known has none.
 
     >>> day_labels([0.0, 1.0, 6.9, 400.0, float("nan")])
     ['0-1', '1-7', '1-7', '90-', '']
-
-    Args:
-        days_J: days, at least 0.
-        ends: where each range but the open one ends, and the next begins.
     """
     starts = [0, *ends]
     names = [*(f"{a}-{b}" for a, b in zip(starts, ends, strict=False)), f"{starts[-1]}-", ""]
@@ -201,13 +170,7 @@ def decile_labels(task: RankingTask) -> list[str]:
     """Which tenth of the warm items an item's popularity puts it in: "decile 1" are the least popular ones.
 
     Equally popular items are in the same tenth, that of their middle one, so tenths may be empty. Cold items have
-    no label.
-
-    Args:
-        task: knows the items' popularity.
-
-    Returns:
-        N labels; "" for cold items.
+    the label "".
     """
     popularity_N, warm_N = np.asarray(task.popularity_N), ~np.asarray(task.cold_N, dtype=bool)
     ordered = np.sort(popularity_N[warm_N])
@@ -224,17 +187,11 @@ def present_labels(present_NM: Array, modalities: Sequence[str]) -> list[str]:
 
     >>> present_labels(np.array([[True, True], [False, True], [False, False]]), ["text", "vision"])
     ['text+vision', 'vision', 'none']
-
-    Args:
-        present_NM: True where the item has that modality.
-        modalities: their names.
     """
-    patterns, which_N = np.unique(np.asarray(present_NM, dtype=bool), axis=0, return_inverse=True)
-    names = [
-        "+".join(name for name, there in zip(modalities, pattern, strict=True) if there) or "none"
-        for pattern in patterns
+    return [
+        "+".join(name for name, there in zip(modalities, present_M, strict=True) if there) or "none"
+        for present_M in present_NM.tolist()
     ]
-    return [names[which] for which in which_N.reshape(-1).tolist()]
 
 
 def _slice(task: RankingTask, name: str, rows: Array, relevant: Ragged) -> Slice:
@@ -268,14 +225,11 @@ def _by_label(labels: Any, expected: int, what: str) -> dict[str, Array]:
             f"{what}: {len(given)} labels were given for {expected}; there must be one for each, "
             "with None for those that have none."
         )
-    found: dict[str, list[int]] = {}
+    found: defaultdict[str, Array] = defaultdict(lambda: np.zeros(expected, dtype=bool))
     for row, label in enumerate(given):
         for name in _labels(label):
-            found.setdefault(name, []).append(row)
-    masks = {name: np.zeros(expected, dtype=bool) for name in sorted(found, key=_natural)}
-    for name, mask in masks.items():
-        mask[found[name]] = True
-    return masks
+            found[name][row] = True
+    return {name: found[name] for name in sorted(found, key=_natural)}
 
 
 def _labels(given: Any) -> set[str]:

@@ -40,15 +40,11 @@ class Sheet(NamedTuple):
 
 def still(item: RawItem) -> Image.Image | None:
     """An item's picture, or else the middle of its video; None where neither can be read."""
-    try:
-        pixels = decode(item, DecodeRequest(image=True), _LIMITS).image
-        if pixels is None and item.video:
-            frames = decode(item, DecodeRequest(video_frames=1), _LIMITS).frames
-            pixels = None if frames is None else frames[0]
-        return None if pixels is None else Image.fromarray(np.ascontiguousarray(pixels))
-    except Exception as error:  # of whatever kind: one picture is not worth a report
-        log.debug("no thumbnail of %s: %s", item.item_id, error)
-        return None
+    pixels = decode(item, DecodeRequest(image=True), _LIMITS).image
+    if pixels is None and item.video:
+        frames = decode(item, DecodeRequest(video_frames=1), _LIMITS).frames
+        pixels = None if frames is None else frames[0]
+    return None if pixels is None else Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def thumbnail(item: RawItem) -> tuple[str, float] | None:
@@ -62,12 +58,7 @@ def thumbnail(item: RawItem) -> tuple[str, float] | None:
 
 
 def sheet(items: Sequence[RawItem], seconds: float = 20.0) -> Sheet:
-    """The pictures of many items in one JPEG, whose header is paid for once.
-
-    Args:
-        items: whose.
-        seconds: after which the rest goes without.
-    """
+    """The pictures of many items in one JPEG, whose header is paid for once; after ``seconds`` the rest is left out."""
     end = time.monotonic() + seconds
     rows = -(-len(items) // _SHEET_COLUMNS)
     paper = Image.new("RGB", (min(len(items), _SHEET_COLUMNS) * _CELL, rows * _CELL), "white")

@@ -16,17 +16,7 @@ MOST_SOUND = 1_400_000
 
 @dataclass(frozen=True)
 class Facts:
-    """A report.
-
-    Attributes:
-        material: what it is made of.
-        headline: in sentences.
-        map: of the items; None where there is nothing to be told apart.
-        people: some users.
-        pictures: thumbnails as data URIs, by item.
-        shape: height over width of most thumbnails.
-        sounds: as data URIs, by item.
-    """
+    """A report; its pictures and sounds are data URIs, by item."""
 
     material: Material
     headline: list[str]
@@ -34,6 +24,7 @@ class Facts:
     people: list[Person]
     pictures: dict[int, str]
     shape: float
+    """Height over width of most pictures."""
     sounds: dict[int, str]
 
 

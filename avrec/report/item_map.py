@@ -17,44 +17,32 @@ OTHER = "other"
 
 @dataclass(frozen=True)
 class Point:
-    """An item on the map.
-
-    Attributes:
-        x: from 0, the left, to 1.
-        y: from 0, the top, to 1.
-        title: what it is called.
-        group: number of its group.
-        cell: its part of the map's picture; None: it has none.
-    """
+    """An item on the map: ``x`` from the left and ``y`` from the top, 0 to 1."""
 
     x: float
     y: float
     title: str
     group: int
     cell: tuple[int, int, int, int] | None
+    """Its part of the map's picture."""
 
 
 @dataclass(frozen=True)
 class ItemMap:
-    """All points.
-
-    Attributes:
-        points: of the items shown.
-        groups: names and numbers of items shown, by group.
-        coloured_by: what the groups are.
-        height: of the plane, over its width.
-        share: of the embeddings' variance that these two directions hold.
-        items: in the catalogue.
-        picture: data URI of the small pictures, in one.
-    """
+    """All points."""
 
     points: list[Point]
     groups: list[tuple[str, int]]
+    """Their names, and how many items of each are shown."""
     coloured_by: str
     height: float
+    """Of the plane, over its width."""
     share: float
+    """Of the embeddings' variance that these two directions hold."""
     items: int
+    """In the catalogue."""
     picture: str
+    """Data URI of the small pictures, in one."""
 
 
 def item_map(material: Material) -> ItemMap | None:

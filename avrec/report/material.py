@@ -15,41 +15,34 @@ if TYPE_CHECKING:
 class Material:
     """A measured run.
 
-    Attributes:
-        name: of the run.
-        task: what was asked.
-        results: the model's and the baselines'.
-        query_ED: the model's query for each evaluated user.
-        item_ND: the model's item embeddings.
-        history: items by evaluated user, oldest first, as the model read them.
-        items: raw content, by item index.
-        titles: by item index; an item without one goes by its id.
-        user_ids: by evaluated user.
-        labels: what the items are coloured by, by item index; empty: whether training knew them.
-        label_name: what the labels are of.
-        hidden: the model's results with modalities hidden.
-        shares: of the scores' variance, a result per modality.
-        health: numbers by name, and under "warnings" what is off, in sentences; empty: not measured.
-        curve: what training logged, an entry per validation: ``epoch``, ``train/loss``, ``val/ndcg@10``, …
-        about: facts in a word or two, by name.
+    Users stand in the order of the task, items in that of the catalogue.
     """
 
     name: str
     task: RankingTask
     results: Sequence[Result]
+    """The model's and the baselines'."""
     query_ED: "Tensor"
     item_ND: "Tensor"
     history: Ragged
+    """Items by user, oldest first, as the model read them."""
     items: Sequence[RawItem]
     titles: Sequence[str]
+    """An item without one goes by its id."""
     user_ids: Sequence[str]
     labels: Sequence[str] = ()
+    """What the items are coloured by; empty: whether training knew them."""
     label_name: str = ""
     hidden: Sequence[Result] = ()
+    """The model's with modalities hidden."""
     shares: Sequence[Result] = ()
+    """Of the scores' variance, one per modality."""
     health: Mapping[str, Any] = field(default_factory=dict)
+    """Numbers by name, and under "warnings" what is off, in sentences; empty: not measured."""
     curve: Sequence[Mapping[str, float]] = ()
+    """What training logged, an entry per validation: ``epoch``, ``train/loss``, ``val/ndcg@10``, …"""
     about: Mapping[str, str] = field(default_factory=dict)
+    """Facts in a word or two, by name."""
 
     def title(self, item: int) -> str:
         """What an item is called."""

@@ -1,7 +1,6 @@
 """From facts to one HTML file that needs nothing else."""
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -11,8 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from avrec.batch import moment
 from avrec.evaluation.ablation import VARIANCE
-from avrec.evaluation.lists import LIST_METRICS
-from avrec.evaluation.protocol import NO_INTERVAL, ORACLE, Result
+from avrec.evaluation.protocol import NO_INTERVAL, ORACLE, Result, best_values, write_whole
 from avrec.report.facts import Facts
 from avrec.report.item_map import ItemMap
 from avrec.report.people import KINDS
@@ -88,14 +86,7 @@ def render(facts: Facts) -> str:
 
 def write(facts: Facts, path: Path) -> None:
     """Write the page whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        # A lone surrogate in a title cannot be written.
-        unfinished.write_text(render(facts), encoding="utf-8", errors="replace")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(path, render(facts))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -112,12 +103,12 @@ def tables(results: Sequence[Result]) -> list[dict[str, Any]]:
         metrics = list(dict.fromkeys([main_metric(results), *(r.metric for r in part)]))
         models = list(dict.fromkeys(r.model for r in part))
         models = [*(m for m in models if m != ORACLE), *(m for m in models if m == ORACLE)]
-        by_name = {(r.model, r.metric): r for r in part}
+        by_name, best = {(r.model, r.metric): r for r in part}, best_values(part)
         rows = [
             {
                 "name": model_name(model),
                 "kind": {MODEL: "model", ORACLE: "oracle"}.get(model, ""),
-                "cells": [_cell(by_name.get((model, metric)), part) for metric in metrics],
+                "cells": [_cell(by_name.get((model, metric)), best.get(metric)) for metric in metrics],
             }
             for model in models
         ]
@@ -134,13 +125,10 @@ def tables(results: Sequence[Result]) -> list[dict[str, Any]]:
     return found
 
 
-def _cell(result: Result | None, part: Sequence[Result]) -> Cell | None:
+def _cell(result: Result | None, best: float | None) -> Cell | None:
     if result is None:
         return None
-    best = max((r.value for r in part if r.metric == result.metric and r.model != ORACLE), default=None)
-    # Of lists as such, more is not better: a random one is the most diverse.
-    more_is_better = result.metric.partition("@")[0] not in LIST_METRICS
-    is_best = more_is_better and result.model != ORACLE and result.value == best
+    is_best = result.model != ORACLE and result.value == best
     ends = "" if result.protocol.get("interval") == NO_INTERVAL else f"{result.low:.3f} – {result.high:.3f}"
     return Cell(f"{result.value:.4f}", ends, is_best)
 

@@ -24,35 +24,24 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Tile:
-    """An item in a row of items.
-
-    Attributes:
-        item: its index.
-        title: what it is called.
-        rank: where the model ranks it for this user; 0: not asked.
-        hit: recommended, and chosen.
-        cold: no interaction in training.
-    """
+    """An item in a row of items."""
 
     item: int
     title: str
     rank: int = 0
+    """Where the model ranks it for this user; 0: not asked."""
     hit: bool = False
+    """Recommended, and chosen."""
     cold: bool = False
+    """No interaction in training."""
 
 
 @dataclass(frozen=True)
 class Person:
-    """One evaluated user.
+    """One evaluated user, of one of the ``KINDS``.
 
-    Attributes:
-        kind: of ``KINDS``.
-        user_id: who.
-        history_items: in all.
-        chosen_items: in all.
-        history: the last ones, newest first.
-        recommended: the model's first ones.
-        chosen: by the model's rank, best first.
+    ``history`` has the last of all ``history_items``, newest first; ``chosen`` those of all ``chosen_items`` that the
+    model ranks best, best first.
     """
 
     kind: str

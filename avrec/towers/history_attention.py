@@ -54,15 +54,9 @@ class HistoryAttention(nn.Module):
         history_present_BL: Bool[Tensor, "B L"],
         history_time_BL: Float[Tensor, "B L"],
     ) -> Float[Tensor, "B Q D"]:
-        """One history vector per query position.
+        """One history vector per query position, of item embeddings that stand oldest first, left-aligned; times in s.
 
-        Args:
-            history_BLD: item embeddings, oldest first, left-aligned.
-            history_present_BL: True where the position holds an item.
-            history_time_BL: when, in seconds.
-
-        Returns:
-            (B, L + 1, D); position q has read the first q items. Positions beyond a user's history are undefined.
+        Position q of the L + 1 has read the first q items. Positions beyond a user's history are undefined.
         """
         first = self.empty_history.to(history_BLD.dtype).expand(history_BLD.shape[0], 1, -1)
         seen_BQD = torch.cat([first, history_BLD * history_present_BL.unsqueeze(-1)], dim=1)

@@ -84,8 +84,7 @@ def peak_memory() -> dict[str, float]:
 class EpochLine(pl.Callback):
     """One line per epoch in the log, for terminals that show no progress bar and for log.txt.
 
-    Args:
-        folder: where the same numbers go as curves.json; None: nowhere.
+    The same numbers go to curves.json in ``folder``, where one is given.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
@@ -130,12 +129,7 @@ class EpochLine(pl.Callback):
 
 
 class TrialReport(pl.Callback):
-    """Tells a sweep how each validation went.
-
-    Args:
-        monitor: the metric.
-        report: takes (how many validations, value); raises to end the run.
-    """
+    """Tells a sweep how each validation went: ``report`` takes (how many, value of ``monitor``), and raises to end."""
 
     def __init__(self, monitor: str, report: Callable[[int, float], None]) -> None:
         self.monitor = monitor
@@ -150,12 +144,9 @@ class TrialReport(pl.Callback):
 
 
 class GracefulStop(pl.Callback):
-    """Ctrl-C and SIGTERM write last.ckpt after the step in progress and end the run.
+    """Ctrl-C and SIGTERM write last.ckpt to ``folder`` after the step in progress and end the run.
 
     A second signal ends it at once.
-
-    Args:
-        folder: where last.ckpt goes.
     """
 
     def __init__(self, folder: str | Path) -> None:

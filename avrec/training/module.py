@@ -108,23 +108,12 @@ class TwoTowerModule(pl.LightningModule):
 
     # ---- validation and test: the catalogue, then the queries
 
-    def validation_step(self, batch: ItemBatch | UserBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Embed items or users."""
-        self._embed(batch)
-
-    def test_step(self, batch: ItemBatch | UserBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Embed items or users."""
-        self._embed(batch)
-
     def on_validation_epoch_start(self) -> None:
         """Forget the last run's embeddings."""
         self._item_parts, self._query_parts = [], []
 
-    def on_test_epoch_start(self) -> None:
-        """Forget the last run's embeddings."""
-        self._item_parts, self._query_parts = [], []
-
-    def _embed(self, batch: ItemBatch | UserBatch) -> None:
+    def validation_step(self, batch: ItemBatch | UserBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Embed items or users."""
         # Full precision, so that an exported tower gives the same vectors on any machine.
         with torch.autocast(self.device.type, enabled=False):
             if isinstance(batch, ItemBatch):
@@ -133,6 +122,9 @@ class TwoTowerModule(pl.LightningModule):
             if not self._query_parts:
                 self.item_ND = torch.cat(self._item_parts)
             self._query_parts.append(self.score.scale(self.user_tower.last(batch, self.item_ND)))
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Full-catalogue metrics of the validation task."""

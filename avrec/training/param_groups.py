@@ -18,11 +18,8 @@ def param_groups(model: nn.Module, rates: Mapping[str, float], weight_decay: flo
     Norms, biases and other vectors and scalars do not decay, nor do tables: a row that was not looked up must not
     shrink. Frozen parameters are left out.
 
-    Args:
-        model: what is trained.
-        rates: learning rates, by what they are for: ``pretrained`` (the networks of encoders whose weights come from
-            elsewhere), ``encoder`` (what else reads content), ``tower`` (everything above, and the tables).
-        weight_decay: of the groups that decay.
+    ``rates`` are learning rates, by what they are for: ``pretrained`` (the networks of encoders whose weights come from
+    elsewhere), ``encoder`` (what else reads content), ``tower`` (everything above, and the tables).
     """
     part_of = _parts(model)
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -84,14 +81,7 @@ def adamw(
 def warmup_cosine(
     optimizer: torch.optim.Optimizer, total_steps: int, warmup_share: float = 0.05, floor: float = 0.05
 ) -> LambdaLR:
-    """Linear warm-up over a share of the steps, then a cosine down to ``floor`` × the learning rate.
-
-    Args:
-        optimizer: whose learning rates are scaled.
-        total_steps: optimizer steps of the whole training.
-        warmup_share: share of the steps.
-        floor: share of the learning rate that is left at the end.
-    """
+    """Linear warm-up over a share of the optimizer's steps, then a cosine down to ``floor`` × the learning rate."""
     if not 0 <= warmup_share <= 1 or not 0 <= floor <= 1:
         raise UserError(
             f"scheduler.warmup_share={warmup_share} and scheduler.floor={floor} are not possible. "

@@ -5,12 +5,7 @@ from pathlib import Path
 
 
 class TrainingStoppedError(Exception):
-    """Training was stopped by a signal, after last.ckpt was written.
-
-    Args:
-        signum: the signal.
-        checkpoint: where to go on from.
-    """
+    """Training was stopped by a signal, after the checkpoint to go on from was written."""
 
     def __init__(self, signum: int, checkpoint: Path) -> None:
         super().__init__(

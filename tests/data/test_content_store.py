@@ -4,6 +4,7 @@ import os
 import pickle
 import tempfile
 import time
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_it_is_a_dictionary_on_disk(data: st.DataObject) -> None:
 
 
 def test_more_shards_than_open_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(content_store, "MAX_OPEN_MAPS", 4)
+    monkeypatch.setattr(content_store, "mapped", lru_cache(4)(content_store.mapped.__wrapped__))
     store = ContentStore(tmp_path, ARRAYS)
     expected = {str(seed): row_of(seed) for seed in range(9)}
     for key, row in expected.items():

@@ -37,10 +37,6 @@ class Domain:
     hum: float
 
 
-def _read() -> dict[str, Domain]:
-    tables = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
-    return {name: Domain(**table) for name, table in tables.items()}
-
-
-DOMAINS: Mapping[str, Domain] = _read()
+_TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+DOMAINS: Mapping[str, Domain] = {name: Domain(**table) for name, table in _TABLES.items()}
 """By name: film, music, game and course."""
