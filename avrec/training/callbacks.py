@@ -22,6 +22,15 @@ CURVES = "curves.json"
 """In the run folder: an entry per validation."""
 
 
+class SameOrder(pl.Callback):
+    """Every epoch takes the first one's order: Lightning's ``overfit_batches`` wants loaders that it can take apart."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning has just given the sampler the number of this epoch."""
+        loader: Any = trainer.train_dataloader
+        loader.sampler.set_epoch(0)
+
+
 class Throughput(pl.Callback):
     """Items and users per second, the share of time spent waiting for data, and peak memory, in the log.
 
