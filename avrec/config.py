@@ -210,7 +210,8 @@ def save(cfg: DictConfig, path: Path) -> None:
     assert isinstance(train, DictConfig)
     placed = cfg.copy()
     placed.run_dir = mark
-    settings = {**plain(placed), "run_dir": "${hydra:runtime.output_dir}"}
+    # A resumed run has come to what an unbroken one does: again means from the start.
+    settings = {**plain(placed), "ckpt": None, "run_dir": "${hydra:runtime.output_dir}"}
     overrides = [entry for entry in train.defaults if str(next(iter(entry))).startswith("override hydra/")]
     again = OmegaConf.create({"defaults": ["_self_", *overrides], **settings, "hydra": train.hydra})
     path.parent.mkdir(parents=True, exist_ok=True)

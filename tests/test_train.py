@@ -168,6 +168,7 @@ def test_a_run_goes_on_from_the_end_of_an_epoch(compose_cfg: Any, tmp_path: Path
     train(compose_cfg(*settings, "trainer.max_epochs=1", run_dir=part))
     last = part / "checkpoints" / "last.ckpt"
     train(compose_cfg(*settings, "trainer.max_epochs=3", f"ckpt={last}", run_dir=rest))
+    assert "ckpt: null" in (rest / "config.yaml").read_text()  # that run again is the unbroken one
     one, other = weights(whole), weights(rest)
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], rtol=1e-5, atol=1e-6, msg=name)
