@@ -285,4 +285,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(config.entry(main, "train"))
+    # What goes to a cluster is looked up there by its module's name, which is not __main__.
+    from avrec.embed import main as command
+
+    sys.exit(config.entry(command, "train"))
