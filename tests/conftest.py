@@ -28,6 +28,14 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> Path:
+    """A folder in which the names on the docs' pages are there: RUN, my_catalogue, …"""
+    from docs_world import make_world
+
+    return make_world(tmp_path_factory.mktemp("world"), demo_root)
+
+
+@pytest.fixture(scope="session")
 def compose_cfg(tmp_path_factory: pytest.TempPathFactory):
     """Compose conf/train.yaml for a tiny catalogue: fast settings, no logger."""
     from hydra import compose, initialize_config_dir

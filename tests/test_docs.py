@@ -19,9 +19,9 @@ KEYS = {"avrec.embed": embed.KEYS, "avrec.recommend": recommend.KEYS}
 COMMAND = re.compile(r"python (?:-m )?[\w./]+[^`\n|]*")
 
 
-def commands(page: Path) -> list[str]:
+def commands(page: Path, pattern: re.Pattern[str] = COMMAND) -> list[str]:
     """The page's commands, without what a comment behind them says."""
-    return [found.split("  #")[0].split(')"')[0].strip() for found in COMMAND.findall(page.read_text())]
+    return [found.split("  #")[0].split(')"')[0].strip() for found in pattern.findall(page.read_text())]
 
 
 SHOWN = [(page.name, command) for page in PAGES for command in commands(page)]
