@@ -13,4 +13,3 @@ class TrainingStoppedError(Exception):
             f"(hydra.run.dir={checkpoint.parent.parent} for the same folder)"
         )
         self.signum = signum
-        self.checkpoint = checkpoint
