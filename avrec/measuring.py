@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -88,30 +89,24 @@ def check_baselines(names: Any) -> None:
         )
 
 
+@dataclass
 class Baselines:
-    """Scorers to stand beside the model, fitted on what is known when a ranking is asked for.
-
-    Args:
-        names: some of ``NAMES``.
-        run: prepared. A source with ``true_scores`` has an oracle, which stands beside them too.
-        device: where the untrained encoders run, for content-kNN.
-    """
+    """Scorers to stand beside the model, fitted on what is known when a ranking is asked for."""
 
     NAMES = ("popularity", "recent_popularity", "random", "item_knn", "ease", "content_knn")
     RECENT_SHARE = 0.1
 
-    def __init__(self, names: Sequence[str], run: "Run", device: Any = "cpu") -> None:
-        self.names = list(names)
-        self.source = run.source
-        self.data = run.data
-        self.untrained = run.untrained
-        self.device = device
+    names: Sequence[str]
+    run: "Run"
+    """Prepared. A source with ``true_scores`` has an oracle, which stands beside them too."""
+    device: Any = "cpu"
+    """Where the untrained encoders run, for content-kNN."""
 
     @cached_property
     def content(self) -> dict[str, Any]:
         """What the untrained encoders tell of the items, by modality."""
-        content = self.untrained.to(self.device).encode_alone(self.data.item_batches())
-        self.untrained.to("cpu")
+        content = self.run.untrained.to(self.device).encode_alone(self.run.data.item_batches())
+        self.run.untrained.to("cpu")
         return content
 
     @property
@@ -119,14 +114,15 @@ class Baselines:
         """What the items are, by all modalities together; None where no encoder reads content."""
         from avrec.evaluation.neighbours import content_vectors
 
-        return content_vectors([*self.content.values()], self.data.trained_N).numpy() if self.content else None
+        return content_vectors([*self.content.values()], self.run.data.trained_N).numpy() if self.content else None
 
     def scorers(self, which: str) -> "Iterator[tuple[str, Scorer]]":
         """One after another, so that only one is in memory."""
         from avrec.evaluation import neighbours
         from avrec.evaluation.baselines import PopularityScorer, RandomScorer, ScoreMatrixScorer
 
-        data, task, known = self.data, self.data.tasks[which], self.data.known(which)
+        source, data = self.run.source, self.run.data
+        task, known = data.tasks[which], data.known(which)
         num_items, everyone = len(data.catalogue.items), Ragged(known.starts, known.item)
         history = everyone.take(task.user_index_E)
         for name in self.names:
@@ -147,10 +143,10 @@ class Baselines:
             else:
                 reason = "without timestamps" if name == "recent_popularity" else f"for {num_items:,} items"
                 log.info("baseline %s is left out %s", name, reason)
-        if hasattr(self.source, "true_scores") and data.split.test_time is not None:
+        if hasattr(source, "true_scores") and data.split.test_time is not None:
             users = [data.catalogue.user_ids[user] for user in task.user_index_E]
             items = [item.item_id for item in data.catalogue.items]
-            yield "oracle", ScoreMatrixScorer(self.source.true_scores(users, items, data.split.test_time))
+            yield "oracle", ScoreMatrixScorer(source.true_scores(users, items, data.split.test_time))
 
     def _contents(self) -> dict[str, list[Any]]:
         """All modalities together, and each alone where there are several."""

@@ -1,6 +1,7 @@
 """Sampling: which windows make a batch, and how likely an item is to be in it."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from avrec.batch import Array
 from avrec.data.sequences import Sequences
 
 
+@dataclass
 class WindowSampler:
     """Batches of windows, in an order that depends on (seed, epoch) and nothing else.
 
@@ -18,21 +20,14 @@ class WindowSampler:
     of which this one is number ``rank``.
     """
 
-    def __init__(
-        self,
-        sequences: Sequences,
-        history_length: int,
-        users_per_batch: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.sequences = sequences
-        self.history_length = history_length
-        self.users_per_batch = users_per_batch
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
+    sequences: Sequences
+    history_length: int
+    users_per_batch: int
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
         self.epoch = self.resumed_epoch = self.resumed_batch = 0
 
     @property

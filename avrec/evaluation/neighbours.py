@@ -4,6 +4,7 @@ All are linear in the user's history: a score is the sum of what each history it
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,12 +18,12 @@ MOST_ITEMS = 15_000
 _CELLS = 2**25
 
 
+@dataclass
 class SimilarityScorer:
     """The sum of an item's similarities (row: history item; column: candidate) to each evaluated user's history."""
 
-    def __init__(self, history: Ragged, similarity_NN: Tensor) -> None:
-        self.history = history
-        self.similarity_NN = similarity_NN
+    history: Ragged
+    similarity_NN: Tensor
 
     def __call__(self, rows: Array) -> Tensor:
         """The scores of these users."""
