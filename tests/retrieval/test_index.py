@@ -224,6 +224,13 @@ def test_a_mistake_is_one_clear_error_and_changes_nothing(act, message: str) -> 
     assert len(index.vector_ND) == 2
 
 
+@pytest.mark.filterwarnings("error")
+def test_read_only_vectors_are_taken(unit: np.ndarray) -> None:
+    unit.flags.writeable = False
+    ids = [str(i) for i in range(len(unit))]
+    assert Index(ids, unit).search(unit[:1], k=1).ids == [["0"]]
+
+
 def test_a_mapped_index_is_not_changed(tmp_path: Path) -> None:
     mapped = Index.load(Index(["a"], np.ones((1, 2))).save(tmp_path / "index"), mapped=True)
     for change in (lambda: mapped.remove(["a"]), lambda: mapped.add(["b"], np.ones((1, 2)))):
