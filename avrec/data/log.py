@@ -131,11 +131,8 @@ class Log:
 def read_log(table: Table, item_ids: list[str], feedback: str | None, time: str = "auto") -> Log:
     """Read the interactions; of each row only what is needed is ever in memory.
 
-    Args:
-        table: ``user_id``, ``item_id`` and maybe ``timestamp``, ``split`` and a feedback column.
-        item_ids: of the catalogue.
-        feedback: name of the feedback column.
-        time: how timestamps are read, see ``seconds_of``.
+    The ``table`` has ``user_id``, ``item_id`` and maybe ``timestamp`` (``time`` says how it is read, see ``seconds_of``),
+    ``split`` and a column ``feedback``.
 
     Raises:
         UserError: a column is missing, or a row is not possible.

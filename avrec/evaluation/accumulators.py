@@ -23,12 +23,8 @@ class RankingMetric(Metric):
     >>> float(metric.compute())
     0.8125
 
-    Args:
-        name: a key of ``METRICS``.
-        k: places that count.
-
     Raises:
-        UserError: an unknown metric, or k below 1.
+        UserError: a ``name`` that is no key of ``METRICS``, or k below 1.
     """
 
     is_differentiable = False
