@@ -131,7 +131,7 @@ class Log:
 def read_log(table: Table, item_ids: list[str], feedback: str | None, time: str = "auto") -> Log:
     """Read the interactions; of each row only what is needed is ever in memory.
 
-    The ``table`` has ``user_id``, ``item_id`` and maybe ``timestamp`` (``time`` says how it is read, see ``seconds_of``),
+    The ``table`` has ``user_id``, ``item_id`` and maybe ``timestamp`` (``time``: how it is read, see ``seconds_of``),
     ``split`` and a column ``feedback``.
 
     Raises:

@@ -86,8 +86,8 @@ def paired_test(a_E: Array, b_E: Array, seed: int = 0) -> PairedTest:
     Were the models interchangeable, each user's difference could as well have the other sign. ``p`` is the share of
     sign flips whose mean is at least as far from 0 as the observed one: of all flips where there are at most 10,000
     of them, else of 10,000 drawn ones and the observed one (so that p is never 0 and the test keeps its level).
-    Assumes nothing of the values' distribution; it does take users as independent. ``a_E`` and ``b_E`` have one number per
-    user, of the same users in the same order.
+    Assumes nothing of the values' distribution; it does take users as independent. ``a_E`` and ``b_E`` have one
+    number per user, of the same users in the same order.
 
     >>> better = paired_test(np.arange(12) + 1.0, np.arange(12))
     >>> better.difference, better.p == 2 / 2**12
