@@ -112,7 +112,7 @@ class Index:
         Raises:
             UserError: k below 1, queries of another shape or not finite, or not one list of seen items per query.
         """
-        query_BD = np.require(query_BD, np.float32, "CW")
+        query_BD = np.require(query_BD, np.float32, ["C", "W"])
         if k < 1 or query_BD.ndim != 2 or query_BD.shape[1] != self.vector_ND.shape[1]:
             raise UserError(
                 f"k={k} and queries of shape {query_BD.shape} were given. k must be at least 1, "
@@ -240,7 +240,7 @@ class Index:
     # ---- what is in it
 
     def _append(self, ids: Sequence[str], vector_ND: Array) -> None:
-        ids, vector_ND = list(ids), np.require(vector_ND, np.float32, "CW")
+        ids, vector_ND = list(ids), np.require(vector_ND, np.float32, ["C", "W"])
         if vector_ND.shape != (len(ids), self.vector_ND.shape[1]):
             raise UserError(
                 f"{len(ids)} ids and vectors of shape {vector_ND.shape} were given; "
