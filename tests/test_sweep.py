@@ -315,6 +315,8 @@ def test_the_wandb_sweep_gives_the_overrides_of_train() -> None:
     assert (ROOT / plan["program"]).is_file()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", overrides=[*words[3:], "run_dir=x"])
+    optuna_space = yaml.safe_load((ROOT / "conf" / "sweep" / "optuna.yaml").read_text())["hydra"]["sweeper"]["params"]
+    assert set(plan["parameters"]) == set(optuna_space)
     assert plan["metric"]["name"] == cfg.monitor
     assert cfg.logger.wandb.offline is False
 
