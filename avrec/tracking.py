@@ -134,10 +134,13 @@ def _read_by(run: Any, data: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=2, sort_keys=True), encoding="utf-8")
     artifact = wandb.Artifact(f"catalogue-{data['fingerprint']}", type="dataset", metadata=dict(data))
     artifact.add_file(str(path), policy="immutable", skip_cache=True)
-    if run.settings._offline:  # use_artifact refuses, and is this besides waiting; `wandb sync` does it
-        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
-    else:
+    if not run.settings._offline:
         run.use_artifact(artifact)
+        return
+    try:  # use_artifact refuses, and is this besides waiting; `wandb sync` does it
+        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+    except (AttributeError, TypeError):  # another version of W&B: no input, but an artifact
+        run.log_artifact(artifact)
 
 
 def _to_wandb(logger: Any, rows: list[dict[str, Any]], files: dict[str, Path], about: Mapping[str, Any]) -> None:

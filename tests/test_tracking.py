@@ -131,6 +131,14 @@ def test_wandb_is_told_what_a_run_reads_and_that_it_failed(tmp_path: Path, offli
     logger.experiment.finish.assert_called_once_with(exit_code=1)
 
 
+def test_an_offline_run_of_another_wandb_keeps_the_catalogue(tmp_path: Path) -> None:
+    run = MagicMock()
+    run.dir, run.settings._offline = str(tmp_path / "files"), True
+    run._log_artifact.side_effect = TypeError("unexpected keyword argument 'use_after_commit'")
+    tracking._read_by(run, {"fingerprint": "abc"})
+    assert run.log_artifact.call_args.args[0].name == "catalogue-abc"
+
+
 def test_a_plain_config_has_no_secrets(compose_cfg: Any) -> None:
     cfg = compose_cfg("+api_key=x", "+store=s3://me:pass@host/x", "+list=[{password: y}]")
     found = plain(cfg)
