@@ -40,7 +40,7 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
     run_dir = Path(cfg.ckpt).resolve().parent.parent
     with timing.part("total"):
         with timing.part("prepare"):
-            run = pipeline.of_checkpoint(cfg.ckpt)
+            run = pipeline.of_checkpoint(cfg.ckpt, cfg.data.root)
             names = run.cfg.evaluation.baselines if cfg.baselines is None else cfg.baselines
             measuring.check_baselines(names)
             rival = rival_of(cfg, run) if cfg.against else None
@@ -89,7 +89,7 @@ def rival_of(cfg: "DictConfig", run: "Run") -> "Run":
         raise UserError(
             f"against={cfg.against} is not a file. Give another run's checkpoint: against=RUN/checkpoints/best.ckpt."
         )
-    rival = pipeline.of_checkpoint(cfg.against)
+    rival = pipeline.of_checkpoint(cfg.against, cfg.data.root)
     if rival.data.fingerprint["catalogue"] != run.data.fingerprint["catalogue"]:
         raise UserError(
             f"against={cfg.against} was trained on other items, users or interactions than ckpt={cfg.ckpt}. "

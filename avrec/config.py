@@ -237,8 +237,8 @@ def hidden(tree: Any) -> Any:
     return re.sub(r"(?<=://)[^/@\s]+(?=@)", "***", tree) if isinstance(tree, str) else tree
 
 
-def of_run(ckpt: str | Path) -> DictConfig:
-    """The config of the run that a checkpoint belongs to.
+def of_run(ckpt: str | Path, root: str | Path | None = None) -> DictConfig:
+    """The config of the run that a checkpoint belongs to; ``root`` is where its catalogue lies now, None: as it says.
 
     Raises:
         UserError: there is no such checkpoint, or no config.yaml beside its folder.
@@ -256,6 +256,8 @@ def of_run(ckpt: str | Path) -> DictConfig:
     for key in ("defaults", "hydra"):
         cfg.pop(key, None)
     cfg.run_dir = str(path.parent)
+    if root:
+        cfg.data.root = str(root)
     return cfg
 
 

@@ -102,15 +102,19 @@ def check_settings(cfg: "DictConfig") -> None:
         )
 
 
-def of_checkpoint(ckpt: str | Path) -> Run:
+def of_checkpoint(ckpt: str | Path, root: str | Path | None = None) -> Run:
     """Bring a run back from its checkpoint.
+
+    Args:
+        ckpt: in its run folder.
+        root: where the catalogue lies now; None: where the run says.
 
     Raises:
         UserError: there is no such checkpoint, or it does not fit its run.
     """
     from avrec import config
 
-    cfg = config.of_run(ckpt)
+    cfg = config.of_run(ckpt, root)
     run = build(cfg)
     load_weights(run.module, run.data, ckpt)
     run.data.prepare_data()
@@ -138,7 +142,11 @@ def load_weights(module: "TwoTowerModule", data: "TwoTowerData", ckpt: str | Pat
         raise UserError(f"ckpt={ckpt} is no checkpoint, or is damaged ({type(error).__name__}). {advice}") from error
     known = state.get("fingerprint", {}).get("catalogue")
     if known not in (None, data.fingerprint["catalogue"]):
-        raise UserError(f"ckpt={ckpt} was trained on other items, users or interactions than these. {advice}")
+        raise UserError(
+            f"ckpt={ckpt} was trained on other items, users or interactions than these: the catalogue is another one, "
+            "or has changed. Give a copy from before (data.root=COPY), or train on it as it is now. Exported towers "
+            "need no catalogue: python -m avrec.embed."
+        )
     try:
         module.load_state_dict(weights)
     except (RuntimeError, KeyError, ValueError) as error:

@@ -35,6 +35,7 @@ KEYS: Keys = {
     "history": ("", "the k best items for somebody new with this history: ITEM,ITEM, oldest first, all just now"),
     "items": ("", "a table of new items: who would get them among their first k"),
     "k": (10, "how many"),
+    "data.root": (None, "where the catalogue lies now; by default where the run says"),
 }
 REASONS = 2
 USERS_AT_ONCE = 256
@@ -74,8 +75,8 @@ class Recommender:
         self.history = Sequences.of(log, np.ones(len(log), bool), len(self.catalogue.user_ids))
 
     @classmethod
-    def of(cls, run: str | Path) -> Self:
-        """From a run folder.
+    def of(cls, run: str | Path, root: str | Path | None = None) -> Self:
+        """From a run folder; ``root`` is where its catalogue lies now, None: where the run says.
 
         Raises:
             UserError: there is no such run, or it does not fit its catalogue.
@@ -83,7 +84,7 @@ class Recommender:
         ckpt = Path(run) / "checkpoints" / "best.ckpt"
         if not ckpt.is_file():
             raise UserError(f"run={run} has no checkpoints/best.ckpt. Give the folder of a finished training.")
-        return cls(pipeline.of_checkpoint(ckpt))
+        return cls(pipeline.of_checkpoint(ckpt, root))
 
     @cached_property
     @torch.no_grad()
@@ -241,7 +242,7 @@ def main() -> None:
             "Give one of user=ID, history=ITEM,ITEM or items=TABLE, and k from 1."
         )
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    recommender = Recommender.of(given["run"])
+    recommender = Recommender.of(given["run"], given["data.root"])
     if asked == ["items"]:
         audiences, told = recommender.audiences(given["items"], k)
         console.print(audience_table(audiences, k))

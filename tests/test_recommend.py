@@ -66,6 +66,13 @@ def test_a_user_gets_the_best_unseen_items_and_the_reasons_are_leave_one_out(rec
     assert loss == pytest.approx(losses[best].item(), abs=1e-3)
 
 
+def test_the_catalogue_may_lie_elsewhere_than_at_training(recommender: Recommender, run: Path, tmp_path: Path) -> None:
+    moved = Recommender.of(run, tmp_path)
+    assert moved.catalogue.root.is_relative_to(tmp_path)
+    user = moved.catalogue.user_ids[0]
+    assert moved.for_user(user) == recommender.for_user(user)
+
+
 def test_a_history_is_served_without_a_user(recommender: Recommender) -> None:
     ids = list(recommender.place)[:3]
     found = recommender.for_history(ids, k=100)
@@ -121,7 +128,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_the_command_prints_tables(
     recommender: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Recommender, "of", lambda run: recommender)
+    monkeypatch.setattr(Recommender, "of", lambda run, root: recommender)
     user, item = recommender.catalogue.user_ids[0], next(iter(recommender.place))
     assert call(monkeypatch, "run=x", f"user={user}", "k=2") == 0
     assert recommender.for_user(user, 2)[1].title in capsys.readouterr().out
@@ -161,7 +168,7 @@ def test_a_mistake_is_one_line_and_status_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     if "run=here" in given:
-        monkeypatch.setattr(Recommender, "of", lambda run: recommender)
+        monkeypatch.setattr(Recommender, "of", lambda run, root: recommender)
     assert call(monkeypatch, *given) == 2
     error = capsys.readouterr().err
     assert message in error

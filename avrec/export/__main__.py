@@ -13,6 +13,7 @@ from avrec.arguments import from_command_line
 
 KEYS = {
     "ckpt": (..., "a checkpoint in its run folder: RUN/checkpoints/best.ckpt"),
+    "data.root": (None, "where the catalogue lies now; by default where the run says"),
     "target": ("item_tower", "item_tower, user_tower or both"),
     "format": ("safetensors", "safetensors, and with onnx or torch_export a program besides"),
     "out": (None, "the folder; by default RUN/item_tower or RUN/user_tower"),
@@ -27,7 +28,7 @@ def main() -> None:
     exporting.check(**{key: given[key] for key in exporting.CHOICES})
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     ckpt = Path(given["ckpt"])
-    run = pipeline.of_checkpoint(ckpt)
+    run = pipeline.of_checkpoint(ckpt, given["data.root"])
     run_dir = ckpt.resolve().parent.parent
     if given["target"] == "both":
         out = {kind: Path(given["out"] or run_dir) / kind for kind in ("item_tower", "user_tower")}
