@@ -38,7 +38,7 @@ class Comparison:
         value_b: the second model's mean over them.
         difference: the first minus the second; ``low`` and ``high`` are the ends of its bootstrap interval.
         p: of the two-sided sign-flip test of this slice alone.
-        p_holm: corrected for the number of slices that this metric was compared on.
+        p_holm: of a slice, corrected for how many this metric was compared on; of all users, ``p``.
     """
 
     a: str
@@ -144,7 +144,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
         title=f"{first.split}: {a} against {b}",
         title_justify="left",
         caption=f"difference: {a} minus {b}, below it its bootstrap interval over users, {level}; "
-        "p: paired sign-flip test, Holm-corrected over the slices",
+        "p: paired sign-flip test; of slices, Holm-corrected over them",
         caption_justify="left",
     )
     for name in ("slice", "metric", "users", a, b, "difference", "p"):
@@ -174,12 +174,12 @@ def _one(a: Contender, b: Contender, name: str, metric: str, a_E: Array, b_E: Ar
 
 
 def _corrected(found: list[Comparison]) -> list[Comparison]:
-    """The slices of one metric are one family of questions."""
+    """The slices of one metric are one family of questions; all users together are the question that was asked."""
     corrected: dict[int, float] = {}
     for metric in dict.fromkeys(one.metric for one in found):
-        family = [place for place, one in enumerate(found) if one.metric == metric]
+        family = [place for place, one in enumerate(found) if one.metric == metric and one.slice != "all"]
         corrected |= dict(zip(family, holm(np.array([found[place].p for place in family])).tolist(), strict=True))
-    return [replace(one, p_holm=corrected[place]) for place, one in enumerate(found)]
+    return [replace(one, p_holm=corrected.get(place, one.p)) for place, one in enumerate(found)]
 
 
 def _short(value: float, sign: str = "-") -> str:
