@@ -116,8 +116,8 @@ def test_an_exported_tower_says_what_is_wrong(finished: Any, tmp_path: Path) -> 
         avrec.load_item_tower(tmp_path)
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+def weights(run: Path, which: str = "last") -> dict[str, torch.Tensor]:
+    state = torch.load(run / "checkpoints" / f"{which}.ckpt", weights_only=True)["state_dict"]
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
@@ -156,6 +156,30 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(compose_cfg: Any, tmp_pat
     assert one.keys() == other.keys()
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_a_run_goes_on_in_another_folder_with_the_best_that_it_had(
+    compose_cfg: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from train import train
+
+    settings = ["scheduler=constant", "evaluation.baselines=[]", "evaluation.ablation=false", "report=false"]
+    part, rest = tmp_path / "part", tmp_path / "rest"
+    train(compose_cfg(*settings, "trainer.max_epochs=1", run_dir=part))
+    last = part / "checkpoints" / "last.ckpt"
+    # What comes after is worse: nothing is learned at this rate, and the best is said to be out of reach.
+    checkpoint = torch.load(last, weights_only=True)
+    (best,) = (state for state in checkpoint["callbacks"].values() if state.get("monitor"))
+    best["best_model_score"] = best["kth_value"] = torch.tensor(2.0)
+    best["best_k_models"] = dict.fromkeys(best["best_k_models"], torch.tensor(2.0))
+    torch.save(checkpoint, last)
+    values, _ = train(compose_cfg(*settings, "trainer.max_epochs=2", f"ckpt={last}", run_dir=rest))
+    assert values["val/ndcg@10"] == 2.0
+    for name, value in weights(part, "best").items():
+        torch.testing.assert_close(value, weights(rest, "best")[name], rtol=0, atol=0)
+    (part / "checkpoints" / "best.ckpt").unlink()
+    train(compose_cfg(*settings, "trainer.max_epochs=2", f"ckpt={last}", run_dir=tmp_path / "third"))
+    assert "best.ckpt is gone: the best weights are those of the epochs from here on" in caplog.text
 
 
 def test_a_run_goes_on_from_the_end_of_an_epoch(compose_cfg: Any, tmp_path: Path) -> None:

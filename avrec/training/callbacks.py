@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from avrec.training.stop import TrainingStoppedError
 
@@ -29,6 +31,35 @@ class SameOrder(pl.Callback):
         """Lightning has just given the sampler the number of this epoch."""
         loader: Any = trainer.train_dataloader
         loader.sampler.set_epoch(0)
+
+
+class Checkpoint(ModelCheckpoint):
+    """Lightning's, which also goes on in another folder than the one it began in: with the best that was reached there.
+
+    Lightning itself forgets it then, and would test the best of what came after.
+    """
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take over the file beside the one that is gone on from."""
+        state, here = checkpoint["callbacks"].get(self.state_key), str(self.dirpath)
+        if not state or state["dirpath"] == here or trainer.ckpt_path is None:
+            return
+        kept = Path(trainer.ckpt_path).parent / Path(state["best_model_path"]).name
+        if kept.is_file():
+            Path(here).mkdir(parents=True, exist_ok=True)
+            shutil.copy2(kept, here)
+            checkpoint["callbacks"][self.state_key] = _moved(state, state["dirpath"], here)
+        elif state["monitor"]:
+            log.warning("%s is gone: the best weights are those of the epochs from here on", kept)
+
+
+def _moved(value: Any, before: str, after: str) -> Any:
+    """The same with paths in another folder."""
+    if isinstance(value, dict):
+        return {_moved(key, before, after): _moved(each, before, after) for key, each in value.items()}
+    return after + value.removeprefix(before) if isinstance(value, str) and value.startswith(before) else value
 
 
 class Throughput(pl.Callback):
