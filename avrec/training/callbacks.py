@@ -39,17 +39,16 @@ class Checkpoint(ModelCheckpoint):
     Lightning itself forgets it then, and would test the best of what came after.
     """
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Take over the file beside the one that is gone on from."""
-        state, here = checkpoint["callbacks"].get(self.state_key), str(self.dirpath)
+        state, here = checkpoint.get("callbacks", {}).get(self.state_key), str(self.dirpath)
         if not state or state["dirpath"] == here or trainer.ckpt_path is None:
             return
         kept = Path(trainer.ckpt_path).parent / Path(state["best_model_path"]).name
         if kept.is_file():
             Path(here).mkdir(parents=True, exist_ok=True)
-            shutil.copy2(kept, here)
+            if not kept.parent.samefile(here):  # it is, where a whole run folder was moved
+                shutil.copy2(kept, here)
             checkpoint["callbacks"][self.state_key] = _moved(state, state["dirpath"], here)
         elif state["monitor"]:
             log.warning("%s is gone: the best weights are those of the epochs from here on", kept)
