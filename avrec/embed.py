@@ -75,8 +75,7 @@ def read_items(
     if table is None or not table.is_file() or not table.name.endswith(SUFFIXES):
         raise UserError(f"items={path} is no folder and no table. Give one of them: {', '.join(SUFFIXES)}.")
     names = {ours: str(theirs) for ours, theirs in (columns or {}).items() if theirs is not None}
-    as_text = [names.get(name, name) for name in ("item_id", "title", "description")]
-    scanned = scan(table, as_text=as_text)
+    scanned = scan(table)
     lacks = [f"columns.{ours}={theirs}" for ours, theirs in names.items() if theirs not in scanned.columns]
     if all_there and lacks:
         raise UserError(f"{lacks[0]}: {table} has no such column. It has {', '.join(scanned.columns)}.")

@@ -46,9 +46,9 @@ def avrec_layout(root: Path) -> Tables:
     assert items is not None
     assert interactions is not None
     return Tables(
-        scan(items, as_text=["item_id", *TEXT_COLUMNS]),
+        scan(items),
         scan(interactions, infer_schema=False),
-        None if users is None else scan(users, as_text=["user_id"]),
+        None if users is None else scan(users),
     )
 
 
