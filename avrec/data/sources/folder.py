@@ -207,7 +207,8 @@ class FolderSource:
             layout = layout.func
         files = [state_of(path.resolve()) for path in tables.files]
         # The log refers to items by number, and those of a layout may come from more files than its tables.
-        key = {"files": files, "layout": layout.__name__, "items": digest(item_ids), **settings}
+        # 2: other forms of time than ISO 8601 are refused.
+        key = {"version": 2, "files": files, "layout": layout.__name__, "items": digest(item_ids), **settings}
         folder = self.cache_dir / f"log-{digest(key)[:16]}"
         log = Log.load(folder)
         if log is None:
