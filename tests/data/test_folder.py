@@ -169,6 +169,14 @@ def test_text_columns_are_the_ones_named_in_that_order(tmp_path):
     assert FolderSource(folder(tmp_path), text=[]).load().items[0].text is None
 
 
+@pytest.mark.parametrize("name", ["published", "released"])
+def test_the_time_of_publication_is_no_text(tmp_path, name):
+    items = without(ITEMS, "published") | {name: ["2024-01-02", "", "2023-05-06T07:08:09Z"]}
+    catalogue = FolderSource(folder(tmp_path, items), columns={"published": name}).load()
+    assert catalogue.text == TextFields(["title", "description"])
+    np.testing.assert_array_equal(catalogue.published_N, [1_704_153_600, np.nan, 1_683_356_889])
+
+
 def test_users_are_those_of_the_log(tmp_path):
     users = {"user_id": ["u9", "u2"], "plan": ["x", "y"], "age": [1, 2]}
     catalogue = FolderSource(folder(tmp_path, users=users)).load()

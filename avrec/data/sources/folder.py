@@ -162,7 +162,7 @@ class FolderSource:
 
     def _text_fields(self, items: pl.DataFrame) -> TextFields:
         if self.text is None:
-            reserved = {"item_id", *FILE_COLUMNS}
+            reserved = {"item_id", "published", *FILE_COLUMNS}
             kinds = zip(items.columns, items.dtypes, strict=True)
             return TextFields(
                 [c for c, kind in kinds if c not in reserved and (kind == pl.String or c in TEXT_COLUMNS)]
