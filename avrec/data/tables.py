@@ -124,8 +124,8 @@ class Table:
         frame = self.anew(spelt) if self.anew and spelt else self.frame
         return Table(frame.drop(in_the_way).rename(renaming), self.path)
 
-    def need(self, required: Sequence[str]) -> "Table":
-        """This table.
+    def need(self, required: Sequence[str], naming: str = "data.columns.{}=NAME") -> "Table":
+        """This table; ``naming`` is how its reader is told a column's name, "" where there is no way.
 
         Raises:
             UserError: it lacks a required column, or has it twice.
@@ -137,9 +137,10 @@ class Table:
             raise UserError(f"{self.path} has several columns {double[0].partition('_dupl')[0]}. Leave one of them.")
         missing = [column for column in required if column not in have]
         if missing:
+            say = f", or say which it is: {naming.format(missing[0])}" if naming else ""
             raise UserError(
                 f"{self.path} has no column {', '.join(missing)}. It has {', '.join(have)}. "
-                f"Rename the column that is meant to {missing[0]}, or say which it is: data.columns.{missing[0]}=NAME."
+                f"Rename the column that is meant to {missing[0]}{say}."
             )
         return self
 
@@ -353,12 +354,12 @@ def raw_items(items: pl.DataFrame, root: Path, text: TextFields) -> list[RawItem
     ]
 
 
-def checked_items(table: Table) -> pl.DataFrame:
-    """An items table's rows with checked ids.
+def checked_items(table: Table, naming: str = "data.columns.{}=NAME") -> pl.DataFrame:
+    """An items table's rows with checked ids; ``naming``: see ``Table.need``.
 
     Raises:
         UserError: it is empty, a row has no id, or an id stands twice.
     """
-    items = table.need(["item_id"]).collect()
+    items = table.need(["item_id"], naming).collect()
     check_not_empty(items, table.path)
     return items.with_columns(item_id=ids_of(items, "item_id", table.path, unique=True))
