@@ -218,7 +218,7 @@ def seconds_of(column: pl.Series, time: str, what: str) -> Times:
         return Times(seconds, f"ISO 8601, {_span(seconds)}")
     value = numbers_of(column, what, "Convert it to Unix seconds or ISO 8601, or remove the column.")
     if time == "auto":
-        size = float(np.median(np.abs(value)))
+        size = float(np.median(np.abs(value))) if len(value) else 0.0
         # 1e8 seconds is in 1973, 1e11 in 5138; the same digits in finer units are as far apart.
         time = next((unit for unit, per in reversed(UNITS.items()) if size >= 1e8 * per), "order")
     if time == "order":
