@@ -62,7 +62,7 @@ def read_items(
         path: a folder with an items table, or the table.
         text: what an item's text is made from.
         columns: the table's own column names, by avrec's.
-        all_there: refuse a table that lacks one of them.
+        all_there: they are this table's, by the argument ``columns``: refuse a table that lacks one of them.
 
     Returns:
         Raw content, and titles ("" where there is none).
@@ -75,12 +75,11 @@ def read_items(
     if table is None or not table.is_file() or not table.name.endswith(SUFFIXES):
         raise UserError(f"items={path} is no folder and no table. Give one of them: {', '.join(SUFFIXES)}.")
     names = {ours: str(theirs) for ours, theirs in (columns or {}).items() if theirs is not None}
-    as_text = [names.get(name, name) for name in ("item_id", "title", "description")]
-    scanned = scan(table, as_text=as_text)
+    scanned = scan(table)
     lacks = [f"columns.{ours}={theirs}" for ours, theirs in names.items() if theirs not in scanned.columns]
     if all_there and lacks:
         raise UserError(f"{lacks[0]}: {table} has no such column. It has {', '.join(scanned.columns)}.")
-    rows = checked_items(scanned.renamed(names))
+    rows = checked_items(scanned.renamed(names), "columns='{{{}: NAME}}'" if all_there else "")
     titles = rows["title"].cast(pl.String).fill_null("") if "title" in rows.columns else [""] * len(rows)
     return raw_items(rows, table.parent, text), list(titles)
 

@@ -86,6 +86,11 @@ def check(
         report.distributions["seconds of sound or video"] = quantiles(seconds)
         having = sum(bool(item.files) for item in catalogue.items)
         report.notes.append(f"the files of {len(facts):,} of the {having:,} items that have some were opened")
+        if heard := [fact.sound for fact in facts if fact.sound is not None]:
+            report.notes.append(f"of the {len(heard):,} with an audio or video file opened, {sum(heard):,} have sound")
+            # Until all were opened, every video may have a sound track.
+            if len(heard) == report.present["audio"]:
+                report.present["audio"] = sum(heard)
     return report
 
 
@@ -287,6 +292,7 @@ def inspect(item: RawItem, request: DecodeRequest) -> MediaFacts:
         bool(pictures) and all(picture.std(axis=(0, 1)).max() < 2 for picture in pictures),
         decoded.sound is not None and np.abs(decoded.sound).max(initial=0) < 1e-3,
         max((length for length in lengths if length), default=None),
+        decoded.sound is not None if opened["audio"] and not item.files.keys().isdisjoint(CONTENT["audio"]) else None,
     )
 
 

@@ -231,6 +231,7 @@ class MediaFacts:
         flat: all its pictures and frames have almost one colour.
         silent: its sound is.
         seconds: length of its sound or video; None without.
+        sound: it has some; None without a file that may, or where none was asked for.
     """
 
     item_id: str
@@ -239,6 +240,7 @@ class MediaFacts:
     flat: bool = False
     silent: bool = False
     seconds: float | None = None
+    sound: bool | None = None
 
 
 def media_findings(facts: list[MediaFacts], root: Path) -> list[Finding]:

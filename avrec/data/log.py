@@ -22,6 +22,8 @@ FEEDBACK_MAPS = ("implicit", "scale", "log1p", "threshold")
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 ROLE_NAMES = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
 TIMES = ("auto", *UNITS, "iso", "order")
+ISO_8601 = r"^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(:\d\d(?:\.\d+)?)? ?(Z|[+-]\d\d(?::?\d\d)?)?)?$"
+"""A date, and maybe a time, its seconds, a zone."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ def seconds_of(column: pl.Series, time: str, what: str) -> Times:
         return Times(seconds, f"ISO 8601, {_span(seconds)}")
     value = numbers_of(column, what, "Convert it to Unix seconds or ISO 8601, or remove the column.")
     if time == "auto":
-        size = float(np.median(np.abs(value)))
+        size = float(np.median(np.abs(value))) if len(value) else 0.0
         # 1e8 seconds is in 1973, 1e11 in 5138; the same digits in finer units are as far apart.
         time = next((unit for unit, per in reversed(UNITS.items()) if size >= 1e8 * per), "order")
     if time == "order":
@@ -226,12 +228,17 @@ def seconds_of(column: pl.Series, time: str, what: str) -> Times:
 
 def dates_of(column: pl.Series) -> pl.Series:
     """ISO 8601 times, those without a zone in UTC; null where there is none."""
-    return column.cast(pl.String).str.strip_chars().str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+    # Left to guess, polars takes 03/04/2024 for the 3rd of April.
+    parts = column.cast(pl.String).str.strip_chars().str.extract_groups(ISO_8601).struct.unnest()
+    missing = {"2": "00:00", "3": ":00", "4": "Z"}
+    whole = pl.format("{}T{}{}{}", "1", *(pl.col(part).fill_null(default) for part, default in missing.items()))
+    times = parts.select(whole).to_series()
+    return times.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="us", time_zone="UTC", strict=False)
 
 
 def _seconds_of_dates(dates: pl.Series, column: pl.Series, what: str) -> Array:
-    must, advice = f"{what} must hold a number or an ISO 8601 time", "Convert it, or remove the column."
-    refuse_rows(dates.is_null(), column, must, advice)
+    must = f"{what} must hold a number or an ISO 8601 time (2024-01-31, 2024-01-31 18:30, 2024-01-31T18:30:05.5+01:00)"
+    refuse_rows(dates.is_null(), column, must, "Convert times of another form first, or remove the column.")
     return dates.dt.epoch("us").to_numpy() / 1e6
 
 

@@ -1,6 +1,6 @@
 """Tables: find and scan a catalogue's files, check them, and number everything."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,8 @@ FILE_COLUMNS = ("image", "video", "audio")
 CONTENT = {"text": ("text",), "vision": ("image", "video"), "audio": ("audio", "video")}
 """By modality, what of an item speaks of it."""
 TEXT_COLUMNS = ("title", "description")
-"""Text even where every value looks like a number."""
+SPELT_COLUMNS = ("user_id", "item_id", *TEXT_COLUMNS)
+"""Text even where every value looks like a number: read as numbers, 007 and 7 would be one."""
 MOST_KINDS = 40
 """Different values of a column that sorts items into kinds."""
 
@@ -93,10 +94,14 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that is read when it is needed; a file that cannot be read is a ``UserError`` then."""
+    """A table that is read when it is needed; a file that cannot be read is a ``UserError`` then.
+
+    ``anew`` scans the file once more, with the named columns as text.
+    """
 
     frame: pl.LazyFrame
     path: Path
+    anew: Callable[[Sequence[str]], pl.LazyFrame] | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -115,10 +120,12 @@ class Table:
         renaming = {theirs: ours for ours, theirs in names.items() if theirs in have}
         # A column that is in the way of a new name gives way.
         in_the_way = [ours for theirs, ours in renaming.items() if ours in have and ours != theirs]
-        return Table(self.frame.drop(in_the_way).rename(renaming), self.path)
+        spelt = [theirs for theirs, ours in renaming.items() if ours in SPELT_COLUMNS]
+        frame = self.anew(spelt) if self.anew and spelt else self.frame
+        return Table(frame.drop(in_the_way).rename(renaming), self.path)
 
-    def need(self, required: Sequence[str]) -> "Table":
-        """This table.
+    def need(self, required: Sequence[str], naming: str = "data.columns.{}=NAME") -> "Table":
+        """This table; ``naming`` is how its reader is told a column's name, "" where there is no way.
 
         Raises:
             UserError: it lacks a required column, or has it twice.
@@ -130,9 +137,10 @@ class Table:
             raise UserError(f"{self.path} has several columns {double[0].partition('_dupl')[0]}. Leave one of them.")
         missing = [column for column in required if column not in have]
         if missing:
+            say = f", or say which it is: {naming.format(missing[0])}" if naming else ""
             raise UserError(
                 f"{self.path} has no column {', '.join(missing)}. It has {', '.join(have)}. "
-                f"Rename the column that is meant to {missing[0]}, or say which it is: data.columns.{missing[0]}=NAME."
+                f"Rename the column that is meant to {missing[0]}{say}."
             )
         return self
 
@@ -187,21 +195,21 @@ def find_table(root: Path, name: str, optional: bool = False) -> Path | None:
     return found[0]
 
 
-def scan(path: Path, as_text: Sequence[str] = (), **options: Any) -> Table:
+def scan(path: Path, **options: Any) -> Table:
     """A table file (csv, tsv, parquet, jsonl; text also compressed by gzip), read lazily.
 
-    Columns ``as_text`` are text whatever they look like: read as numbers, 007 and 7 would be one. ``options`` are for
-    polars' reader of csv.
+    ``SPELT_COLUMNS``, and what is renamed to them, are text; ``options`` are for polars' reader of csv.
     """
     form = form_of(path)
     with _readable(path):
         if form in ("csv", "tsv"):
             options = {"separator": "\t" if form == "tsv" else ",", "infer_schema_length": None, **options}
-            frame = pl.scan_csv(path, schema_overrides=dict.fromkeys(as_text, pl.String), **options)
-        elif form == "parquet":
-            frame = pl.scan_parquet(path)
-        else:
-            frame = pl.scan_ndjson(path, infer_schema_length=None)
+
+            def csv(spelt: Sequence[str]) -> pl.LazyFrame:
+                return pl.scan_csv(path, schema_overrides=dict.fromkeys(spelt, pl.String), **options)
+
+            return Table(csv(SPELT_COLUMNS), path, csv)
+        frame = pl.scan_parquet(path) if form == "parquet" else pl.scan_ndjson(path, infer_schema_length=None)
     return Table(frame, path)
 
 
@@ -346,12 +354,12 @@ def raw_items(items: pl.DataFrame, root: Path, text: TextFields) -> list[RawItem
     ]
 
 
-def checked_items(table: Table) -> pl.DataFrame:
-    """An items table's rows with checked ids.
+def checked_items(table: Table, naming: str = "data.columns.{}=NAME") -> pl.DataFrame:
+    """An items table's rows with checked ids; ``naming``: see ``Table.need``.
 
     Raises:
         UserError: it is empty, a row has no id, or an id stands twice.
     """
-    items = table.need(["item_id"]).collect()
+    items = table.need(["item_id"], naming).collect()
     check_not_empty(items, table.path)
     return items.with_columns(item_id=ids_of(items, "item_id", table.path, unique=True))

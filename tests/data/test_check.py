@@ -19,6 +19,8 @@ from avrec import config
 from avrec.batch import DecodeRequest, RawItem, UserError
 from avrec.data.check import check, inspect, inspect_all, report_on, sampled
 from avrec.data.cleaning import Cleaning
+from avrec.data.findings import MediaFacts
+from avrec.data.media import open_media
 from avrec.data.sources.folder import FolderSource
 from avrec.data.splits import Temporal
 
@@ -77,6 +79,7 @@ BROKEN = {
     "a row without user": ({"interactions": ("user_id", 0, "")}, {}, {"empty_ids": 1}),
     "a row without item": ({"interactions": ("item_id", 0, "")}, {}, {"empty_ids": 1}),
     "a time that is none": ({"interactions": ("timestamp", 0, "soon")}, {}, {"unreadable_times": 1}),
+    "all times none": ({"interactions": {**LOG, "timestamp": ["soon"] * 6}}, {}, {"unreadable_times": 6, "damage": 1}),
     "no time": ({"interactions": ("timestamp", 2, "")}, {}, {"unreadable_times": 1}),
     "times in another form": ({}, {"time": "iso"}, {"unreadable_times": 6, "damage": 1}),
     "a unit that is none": ({}, {"time": "h"}, {"damage": 1}),
@@ -99,6 +102,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize(("changes", "options", "errors"), BROKEN.values(), ids=BROKEN)
 def test_what_loading_refuses_is_an_error(changes, options, errors, tmp_path):
     source = FolderSource(write(tmp_path, **changes), **{"feedback": "rating", "feedback_map": "scale", **options})
@@ -232,6 +236,20 @@ def test_what_files_hold(tmp_path, demo_root):
     assert video.failures == []
     assert video.seconds > 1
     assert not video.flat
+    assert [fact.sound for fact in (item, bad)] == [True, False]
+    with open_media(next((demo_root / "videos").iterdir())) as container:
+        assert video.sound == bool(container.streams.audio)
+    assert inspect(RawItem("p", image=tmp_path / "a.png"), REQUEST).sound is None
+    assert inspect(RawItem("v", video=tmp_path / "a.wav"), DecodeRequest(video_frames=2)).sound is None
+
+
+@pytest.mark.parametrize(("opened", "audio"), [(2, 1), (1, 2)])
+def test_a_video_without_sound_is_no_audio_once_all_were_opened(tmp_path, opened, audio):
+    items = ITEMS | {"video": ["a.mp4", "b.mp4", "", ""]}
+    facts = [MediaFacts("i1", sound=False), MediaFacts("i2", sound=True)][:opened]
+    report = check(FolderSource(write(tmp_path, items=items)), look=lambda _: facts)
+    assert report.present["audio"] == audio
+    assert f"of the {opened} with an audio or video file opened, {opened - 1} have sound" in report.notes
 
 
 def test_files_are_opened_in_processes(tmp_path):

@@ -89,6 +89,21 @@ def test_formats_may_be_mixed_and_ids_be_numbers(tmp_path):
     assert catalogue.user_numbers.tolist() == [[-1], [1]]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_ids_keep_their_spelling_under_names_of_one_s_own(tmp_path, suffix):
+    ids = ["001", "1e5", "007", "7", "1.0"]
+    titles = ["01", "2", "3.0", "4", "5"]
+    folder(
+        tmp_path, {"clip": ids, "name": titles}, {"who": ids, "clip": ids}, {"who": ids, "age": range(5)}, suffix=suffix
+    )
+    columns = {"item_id": "clip", "user_id": "who", "title": "name"}
+    catalogue = FolderSource(tmp_path, columns=columns).load()
+    assert [item.item_id for item in catalogue.items] == catalogue.user_ids == ids
+    assert catalogue.titles == titles
+    assert catalogue.log.item.tolist() == [0, 1, 2, 3, 4]
+    assert catalogue.user_numbers.argsort(axis=0).tolist() == [[0], [1], [2], [3], [4]]
+
+
 @given(
     rows=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=25),
     has_time=st.booleans(),
@@ -152,6 +167,14 @@ def test_text_columns_are_the_ones_named_in_that_order(tmp_path):
     catalogue = FolderSource(folder(tmp_path), text=["description", "published", "title"]).load()
     assert [item.text for item in catalogue.items] == ["first. 1.5. One", "second. 2.5", "3.5. Three"]
     assert FolderSource(folder(tmp_path), text=[]).load().items[0].text is None
+
+
+@pytest.mark.parametrize("name", ["published", "released"])
+def test_the_time_of_publication_is_no_text(tmp_path, name):
+    items = without(ITEMS, "published") | {name: ["2024-01-02", "", "2023-05-06T07:08:09Z"]}
+    catalogue = FolderSource(folder(tmp_path, items), columns={"published": name}).load()
+    assert catalogue.text == TextFields(["title", "description"])
+    np.testing.assert_array_equal(catalogue.published_N, [1_704_153_600, np.nan, 1_683_356_889])
 
 
 def test_users_are_those_of_the_log(tmp_path):

@@ -29,6 +29,7 @@ def table(**columns):
         (["2024-01-02T12:00:00Z", "2024-01-02T12:01:00Z"], "ISO 8601, 2024-01-02 to 2024-01-02"),
         (["2024-01-02 12:00:00", "2024-01-02 12:01:00"], "ISO 8601"),
         (["2024-01-02T13:00:00+01:00", "2024-01-02T10:01:00-0200"], "ISO 8601"),
+        (["2024-01-02T12:00Z", " 2024-01-02 13:01:00.0+01 "], "ISO 8601"),
         (pl.Series(["2024-01-02T12:00:00", "2024-01-02T12:01:00"]).str.to_datetime(), "dates"),
         (pl.Series(["2024-01-02T12:00:00", "2024-01-02T12:01:00"]).str.to_datetime(time_zone="UTC"), "dates"),
     ],
@@ -64,8 +65,11 @@ def test_a_unit_that_is_given_is_believed(unit, value, seconds):
             "auto",
             r"t must hold a number or an ISO 8601 time .* 1 rows do not, .*row 2 with 'soon'",
         ),
-        (["5"], "iso", "ISO 8601 time in every row"),
-        (["2024-13-45"], "auto", "ISO 8601 time in every row"),
+        (["5"], "iso", "ISO 8601 time .* in every row"),
+        (["2024-13-45"], "auto", r"ISO 8601 time \(2024-01-31, .*\) in every row"),
+        (["03/04/2024"], "auto", r"row 1 with '03/04/2024'\. Convert times of another form first, or remove"),
+        (["2024/01/02"], "iso", "ISO 8601"),
+        (["02-01-2024 12:00"], "auto", "ISO 8601"),
     ],
 )
 def test_a_time_that_cannot_be_read_is_named(values, time, message):

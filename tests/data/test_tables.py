@@ -38,7 +38,7 @@ def read_table(root, name, required, optional=False):
     path = find_table(root, name, optional)
     if path is None:
         return None
-    table = scan(path, as_text=required).need(required).collect()
+    table = scan(path).need(required).collect()
     check_not_empty(table, path)
     return table
 

@@ -46,9 +46,9 @@ def avrec_layout(root: Path) -> Tables:
     assert items is not None
     assert interactions is not None
     return Tables(
-        scan(items, as_text=["item_id", *TEXT_COLUMNS]),
+        scan(items),
         scan(interactions, infer_schema=False),
-        None if users is None else scan(users, as_text=["user_id"]),
+        None if users is None else scan(users),
     )
 
 
@@ -162,7 +162,7 @@ class FolderSource:
 
     def _text_fields(self, items: pl.DataFrame) -> TextFields:
         if self.text is None:
-            reserved = {"item_id", *FILE_COLUMNS}
+            reserved = {"item_id", "published", *FILE_COLUMNS}
             kinds = zip(items.columns, items.dtypes, strict=True)
             return TextFields(
                 [c for c, kind in kinds if c not in reserved and (kind == pl.String or c in TEXT_COLUMNS)]
@@ -207,7 +207,8 @@ class FolderSource:
             layout = layout.func
         files = [state_of(path.resolve()) for path in tables.files]
         # The log refers to items by number, and those of a layout may come from more files than its tables.
-        key = {"files": files, "layout": layout.__name__, "items": digest(item_ids), **settings}
+        # 2: other forms of time than ISO 8601 are refused.
+        key = {"version": 2, "files": files, "layout": layout.__name__, "items": digest(item_ids), **settings}
         folder = self.cache_dir / f"log-{digest(key)[:16]}"
         log = Log.load(folder)
         if log is None:
