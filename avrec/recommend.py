@@ -166,11 +166,12 @@ class Recommender:
                 f"items={items}: this run reads a feature matrix, which new items have no row in. Give vectors to the "
                 "exported tower: avrec.load_item_tower(RUN/item_tower).embed(...)."
             )
-        raw, titles = read_items(items, self.catalogue.text, self.columns)
+        tower = ExportedItemTower(self.module.item_tower, {}, self.catalogue.text)
+        raw, titles = read_items(items, tower, self.columns)
         known = self.place.keys() & {item.item_id for item in raw}
         if known:
             raise UserError(f"items={items}: item {min(known)} is in the catalogue already. Give new items only.")
-        found = list(vectors_of(ExportedItemTower(self.module.item_tower, {}, self.catalogue.text), raw))
+        found = list(vectors_of(tower, raw))
         told = [f"item {item.item_id}: {reason}" for item, (_, reason) in zip(raw, found, strict=True) if reason]
         usable = [(place, vector) for place, (vector, _) in enumerate(found) if vector is not None]
         if not usable:
