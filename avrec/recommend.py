@@ -28,6 +28,7 @@ from avrec.embed import read_items, vectors_of
 from avrec.export.item_tower import ExportedItemTower
 from avrec.retrieval.index import Index
 from avrec.towers.encoders.features import FeaturesEncoder
+from avrec.towers.user_tower import UserVector
 
 KEYS: Keys = {
     "run": (..., "a run folder"),
@@ -106,8 +107,13 @@ class Recommender:
         """The k best items for somebody who is in no table, with this history, oldest first.
 
         Raises:
-            UserError: an unknown item.
+            UserError: an unknown item, or a user tower that reads no history.
         """
+        if isinstance(self.module.user_tower, UserVector):
+            raise UserError(
+                f"history={','.join(item_ids)}: this run's user tower is a vector per user and reads no history, so "
+                "somebody new gets nothing. Give user=ID, or a run of another user_tower."
+            )
         items = np.asarray([_known("history", item_id, self.place) for item_id in item_ids], np.int64)
         return self._recommend(None, items, np.zeros(len(items)), k)
 
