@@ -31,11 +31,13 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
         The results, as written to evaluation.json (and report.html).
 
     Raises:
-        UserError: a checkpoint is missing or does not fit its run, or the two runs cannot be compared.
+        UserError: no such split, a checkpoint is missing or does not fit its run, or the two runs cannot be compared.
     """
     from avrec import config, measuring, pipeline
     from avrec.evaluation.protocol import write_results
 
+    if cfg.role not in ("val", "test"):
+        raise UserError(f"role={cfg.role} is no split that is ranked. Give role=test or role=val.")
     timing = pipeline.Timing()
     run_dir = Path(cfg.ckpt).resolve().parent.parent
     with timing.part("total"):

@@ -28,14 +28,15 @@ from torch import nn
 
 from avrec import config
 from avrec.arguments import Keys, from_command_line, imported
-from avrec.batch import Array, RawItem, TextFields, UserError
+from avrec.batch import Array, DecodeRequest, RawItem, UserError
 from avrec.data.content_store import source_key
 from avrec.data.executors import EXECUTORS, Failures, Task, one_torch_thread, watched
 from avrec.data.files import digest, write_json
 from avrec.data.limits import Limits
 from avrec.data.preparation import cut, work
-from avrec.data.tables import SUFFIXES, checked_items, find_table, raw_items, scan
+from avrec.data.tables import FILE_COLUMNS, SUFFIXES, TEXT_COLUMNS, checked_items, find_table, raw_items, scan
 from avrec.export.item_tower import ExportedItemTower, load_item_tower
+from avrec.hints import nearest
 from avrec.towers.encoders.features import FeaturesEncoder
 
 KEYS: Keys = {
@@ -54,15 +55,17 @@ COLUMNS = ("item_id", "vector", "key")
 
 
 def read_items(
-    path: str | Path, text: TextFields, columns: Mapping[str, str | None] | None = None, all_there: bool = False
+    path: str | Path, tower: ExportedItemTower, columns: Mapping[str, str | None] | None = None, all_there: bool = False
 ) -> tuple[list[RawItem], list[str]]:
     """The items of a catalogue's folder, or of a table alone; paths are relative to the table's folder.
 
+    A table without some column that the tower reads is told of on stderr.
+
     Args:
         path: a folder with an items table, or the table.
-        text: what an item's text is made from.
+        tower: what the items are for.
         columns: the table's own column names, by avrec's.
-        all_there: they are this table's, by the argument ``columns``: refuse a table that lacks one of them.
+        all_there: ``columns`` are this table's, and refused where it lacks one; else they are a run's.
 
     Returns:
         Raw content, and titles ("" where there is none).
@@ -75,13 +78,43 @@ def read_items(
     if table is None or not table.is_file() or not table.name.endswith(SUFFIXES):
         raise UserError(f"items={path} is no folder and no table. Give one of them: {', '.join(SUFFIXES)}.")
     names = {ours: str(theirs) for ours, theirs in (columns or {}).items() if theirs is not None}
+    known = [*dict.fromkeys(["item_id", *TEXT_COLUMNS, *tower.text.columns, *FILE_COLUMNS, "published"])]
+    if all_there and (unknown := [name for name in names if name not in known]):
+        near = nearest(unknown[0], known) or f"It can be {', '.join(known)}."
+        raise UserError(f"columns.{unknown[0]}={names[unknown[0]]}: the tower reads no {unknown[0]}. {near}")
     scanned = scan(table)
     lacks = [f"columns.{ours}={theirs}" for ours, theirs in names.items() if theirs not in scanned.columns]
     if all_there and lacks:
         raise UserError(f"{lacks[0]}: {table} has no such column. It has {', '.join(scanned.columns)}.")
     rows = checked_items(scanned.renamed(names), "columns='{{{}: NAME}}'" if all_there else "")
+    missing = [names.get(name, name) for name in _columns_read(tower, rows) if name not in rows.columns]
+    if missing:
+        cure = f"say so: columns='{{{missing[0]}: NAME}}'" if all_there else "rename it"
+        print(
+            f"{table} has no {', '.join(missing)}, which the tower reads: the vectors do without. "
+            f"It has {', '.join(scanned.columns)}. If one of them is meant, {cure}.",
+            file=sys.stderr,
+        )
     titles = rows["title"].cast(pl.String).fill_null("") if "title" in rows.columns else [""] * len(rows)
-    return raw_items(rows, table.parent, text), list(titles)
+    return raw_items(rows, table.parent, tower.text), list(titles)
+
+
+def _columns_read(tower: ExportedItemTower, rows: pl.DataFrame) -> list[str]:
+    """The columns of an items table that a tower reads."""
+    requests = _requests(tower)
+    files = {
+        "image": any(request.image for request in requests),
+        "video": any(request.video_frames for request in requests),
+        # A video's sound track stands for it.
+        "audio": "video" not in rows.columns and any(request.sample_rate for request in requests),
+    }
+    text = tower.text.columns if any(request.text for request in requests) else ()
+    return [*text, *(name for name, wanted in files.items() if wanted)]
+
+
+def _requests(tower: ExportedItemTower) -> list[DecodeRequest]:
+    encoders: Any = tower.tower.encoders.values()
+    return [encoder.preprocess.request() for encoder in encoders if encoder.preprocess is not None]
 
 
 def vectors_of(tower: ExportedItemTower, items: Sequence[RawItem]) -> Iterator[tuple[Array | None, str | None]]:
@@ -166,7 +199,7 @@ def _stored(out: Path, keys: Sequence[str]) -> tuple[pl.DataFrame, dict[str, str
     failures: dict[str, str] = {}
     for path in [out / "items.parquet", *(out / "parts").glob("[!.]*.parquet")]:
         try:
-            tables += [pl.read_parquet(path)]
+            tables += [pl.read_parquet(path, glob=False)]
             failures |= json.loads(path.with_suffix(".failures.json").read_text("utf-8"))
         except (OSError, ValueError, pl.exceptions.PolarsError):
             continue  # not there, or damaged
@@ -206,7 +239,7 @@ def embed(
         ``out/items.parquet``.
 
     Raises:
-        UserError: an argument that is not possible, or a tower or table that cannot be used.
+        UserError: an argument that is not possible, a tower or table that cannot be used, or no item that can.
     """
     if shard_size < 1 or workers < 0 or executor not in EXECUTORS:
         raise UserError(
@@ -222,7 +255,7 @@ def embed(
             f"{tower} reads a feature matrix, which new items have no row in. The catalogue's vectors are in "
             "RUN/embeddings/items.parquet; for others, give vectors: avrec.load_item_tower(...).embed(...)."
         )
-    raw, _ = read_items(items, exported.text, columns, all_there=True)
+    raw, _ = read_items(items, exported, columns, all_there=True)
     weights = _digest(tower)
     keys = _keys(raw, exported, weights)
     with _alone(out):
@@ -234,6 +267,10 @@ def embed(
             job = EmbedJob(tower, (out / "parts").resolve(), weights, device, tuple(classes))
             work(job, cut(new, shard_size), "embedding", workers if device == "cpu" else 0, executor)
             table, failures = _stored(out, keys)
+        if table.is_empty():
+            shutil.rmtree(out / "parts", ignore_errors=True)
+            first = next(iter(failures.values()), "lost")
+            raise UserError(f"No item of {items} got a vector, and nothing is written. The first: {first}")
         _write(out / "items.parquet", table, failures)
         shutil.rmtree(out / "parts", ignore_errors=True)
     print(f"{len(table):,} of {len(keys):,} items in {out / 'items.parquet'}; {len(new):,} were new")
@@ -260,7 +297,13 @@ def _check_not_a_runs(path: Path) -> None:
     """Refuse to replace what no earlier call has written: a run's own embeddings, say."""
     if not path.parent.is_dir() and path.parent.exists():
         raise UserError(f"out={path.parent} is a file. Give a folder.")
-    if path.is_file() and "key" not in pl.read_parquet_schema(path):
+    if not path.is_file():
+        return
+    try:
+        ours = "key" in pl.scan_parquet(path, glob=False).collect_schema()
+    except (OSError, pl.exceptions.PolarsError):
+        ours = False
+    if not ours:
         raise UserError(f"{path} was written by something else, and would be replaced. Give another folder: out=DIR.")
 
 
@@ -272,8 +315,7 @@ def _digest(tower: Path) -> str:
 
 def _keys(items: Sequence[RawItem], exported: ExportedItemTower, weights: str) -> list[str]:
     """A hash per item of all that determines its vector."""
-    encoders: Any = exported.tower.encoders.values()
-    requests = [encoder.preprocess.request() for encoder in encoders if encoder.preprocess is not None]
+    requests = _requests(exported)
     return [digest([weights, i.item_id, *(source_key(i, request) for request in requests)])[:32] for i in items]
 
 

@@ -28,6 +28,7 @@ from avrec.embed import read_items, vectors_of
 from avrec.export.item_tower import ExportedItemTower
 from avrec.retrieval.index import Index
 from avrec.towers.encoders.features import FeaturesEncoder
+from avrec.towers.user_tower import UserVector
 
 KEYS: Keys = {
     "run": (..., "a run folder"),
@@ -107,8 +108,13 @@ class Recommender:
         """The k best items for somebody who is in no table, with this history, oldest first.
 
         Raises:
-            UserError: an unknown item.
+            UserError: an unknown item, or a user tower that reads no history.
         """
+        if isinstance(self.module.user_tower, UserVector):
+            raise UserError(
+                f"history={','.join(item_ids)}: this run's user tower is a vector per user and reads no history, so "
+                "somebody new gets nothing. Give user=ID, or a run of another user_tower."
+            )
         items = np.asarray([_known("history", item_id, self.place) for item_id in item_ids], np.int64)
         return self._recommend(None, items, np.zeros(len(items)), k)
 
@@ -167,11 +173,12 @@ class Recommender:
                 f"items={items}: this run reads a feature matrix, which new items have no row in. Give vectors to the "
                 "exported tower: avrec.load_item_tower(RUN/item_tower).embed(...)."
             )
-        raw, titles = read_items(items, self.catalogue.text, self.columns)
+        tower = ExportedItemTower(self.module.item_tower, {}, self.catalogue.text)
+        raw, titles = read_items(items, tower, self.columns)
         known = self.place.keys() & {item.item_id for item in raw}
         if known:
             raise UserError(f"items={items}: item {min(known)} is in the catalogue already. Give new items only.")
-        found = list(vectors_of(ExportedItemTower(self.module.item_tower, {}, self.catalogue.text), raw))
+        found = list(vectors_of(tower, raw))
         told = [f"item {item.item_id}: {reason}" for item, (_, reason) in zip(raw, found, strict=True) if reason]
         usable = [(place, vector) for place, (vector, _) in enumerate(found) if vector is not None]
         if not usable:

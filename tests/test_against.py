@@ -106,3 +106,8 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
     other = ours.parent / "missing.ckpt" if theirs is None else checkpoint("theirs", *theirs)
     with pytest.raises(UserError, match=message):
         measured(ours, f"against={other}", *overrides)
+
+
+def test_a_split_that_is_not_there_is_refused_first() -> None:
+    with pytest.raises(UserError, match=r"role=tst is no split .* Give role=test or role=val"):
+        measured(Path("RUN/checkpoints/best.ckpt"), "role=tst")

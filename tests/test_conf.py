@@ -107,3 +107,9 @@ def test_an_experiment_has_the_last_word(path: Path) -> None:
     found = OmegaConf.to_container(cfg, resolve=False)
     merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(found), OmegaConf.create(given)), resolve=False)
     assert found == merged
+
+
+@pytest.mark.parametrize("path", [*(CONF / "debug").glob("*.yaml")], ids=lambda path: path.stem)
+def test_a_debug_run_of_few_batches_has_some(path: Path) -> None:
+    """Lightning refuses a share of an epoch that comes to less than a batch."""
+    assert isinstance(OmegaConf.load(path).trainer.get("limit_train_batches", 1), int)

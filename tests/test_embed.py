@@ -100,7 +100,7 @@ def assert_same(there: pl.DataFrame, here: pl.DataFrame) -> None:
 def test_the_vectors_are_the_towers_and_in_the_order_of_the_table(tower: Path, catalogue: Path, tmp_path: Path) -> None:
     table = run(tower, catalogue, tmp_path / "out")
     exported = avrec.load_item_tower(tower)
-    raw, titles = read_items(catalogue / "items.csv", exported.text)
+    raw, titles = read_items(catalogue / "items.csv", exported)
     assert table.columns == ["item_id", "vector", "key"]
     assert table["item_id"].to_list() == [item.item_id for item in raw]
     assert titles == pl.read_csv(catalogue / "items.csv")["title"].to_list()
@@ -237,6 +237,28 @@ def test_a_table_under_its_own_column_names(tower: Path, catalogue: Path, tmp_pa
     assert_same(there, here)
 
 
+def test_columns_that_the_tower_misses_are_told(
+    tower: Path, catalogue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tower, catalogue, tmp_path / "whole")
+    assert "which the tower reads" not in capsys.readouterr().err
+    pl.read_csv(catalogue / "items.csv").rename({"title": "name", "image": "poster"}).write_csv(catalogue / "items.csv")
+    assert len(run(tower, catalogue, tmp_path / "part")) == FEW
+    told = capsys.readouterr().err
+    assert "items.csv has no title, image, which the tower reads" in told
+    assert "say so: columns='{title: NAME}'" in told
+
+
+def test_where_no_item_gets_a_vector_nothing_is_replaced(tower: Path, catalogue: Path, tmp_path: Path) -> None:
+    before = run(tower, catalogue, tmp_path / "out")
+    pl.DataFrame({"item_id": ["new1", "new2"], "name": ["A", "B"]}).write_csv(catalogue / "items.csv")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"No item of .* got a vector.* Item 'new1' has nothing that this tower"):
+            run(tower, catalogue, tmp_path / "out")
+    assert pl.read_parquet(tmp_path / "out" / "items.parquet").equals(before)
+    assert not (tmp_path / "out" / "parts").exists()
+
+
 def test_an_item_that_ends_its_process_is_lost_alone(tmp_path: Path) -> None:
     job = EmbedJob(tmp_path, tmp_path, "weights")
     item = RawItem("killer", image=Path("/a/bomb.png"))
@@ -251,6 +273,17 @@ def test_an_item_that_ends_its_process_is_lost_alone(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------------
 # Processes
+
+
+def test_a_path_is_no_pattern_and_what_is_no_parquet_stays(tower: Path, catalogue: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out [1]"
+    for _ in range(2):
+        path = embed(tower, catalogue, out, workers=0)
+        assert len(pl.read_parquet(path, glob=False)) == FEW
+    path.write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="was written by something else"):
+        embed(tower, catalogue, out, workers=0)
+    assert path.read_bytes() == b"PAR1"
 
 
 def test_a_folder_is_written_by_one_process(tower: Path, catalogue: Path, tmp_path: Path) -> None:
@@ -309,6 +342,7 @@ def test_ray_gives_the_same(tower: Path, catalogue: Path, tmp_path: Path) -> Non
         (["tower={tower}", "items={items}", "out={out}", "device=cuda", "executor=ray"], "Give executor=local or"),
         (["tower={tower}", "items={items}", "out={out}", "columns=title"], "'columns={ours: theirs, …}'"),
         (["tower={tower}", "items={items}", "out={out}", "columns={{title: name}}"], "columns.title=name: "),
+        (["tower={tower}", "items={items}", "out={out}", "columns={{titel: name}}"], "Did you mean title?"),
         (["tower=nowhere", "items={items}", "out={out}"], "is not an exported item tower. Give RUN/item_tower."),
         (["tower={tower}", "items={items}/posters", "out={out}"], "has no items table"),
         (["tower={tower}", "items={items}/nothing.csv", "out={out}"], "is no folder and no table"),
@@ -347,11 +381,14 @@ def test_a_runs_own_embeddings_are_not_replaced(tower: Path, catalogue: Path, tm
     assert pl.read_parquet(tmp_path / "items.parquet").columns == ["item_id", "vector"]
 
 
-def test_items_under_a_runs_own_column_names(tmp_path: Path) -> None:
+def test_items_under_a_runs_own_column_names(tower: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "clip.mp4").touch()
     (tmp_path / "new.csv").write_text("song,name,clip\n007,Up,clip.mp4\n")
-    names = {"item_id": "song", "title": "name", "video": "clip", "image": None}
-    items, titles = read_items(tmp_path / "new.csv", TextFields(["title"]), names)
+    names = {"item_id": "song", "title": "name", "video": "clip", "image": "poster"}
+    items, titles = read_items(tmp_path / "new.csv", avrec.load_item_tower(tower), names)
+    told = capsys.readouterr().err
+    assert "new.csv has no description, poster, which the tower reads" in told
+    assert "It has song, name, clip. If one of them is meant, rename it." in told
     assert titles == ["Up"]
     assert (items[0].item_id, items[0].text, items[0].video) == ("007", "Up", tmp_path / "clip.mp4")
 

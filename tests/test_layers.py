@@ -32,7 +32,7 @@ ALLOWED = {
     "pipeline": {"data", "towers", "evaluation", "training", "report", "config", "measuring"},
     "exporting": {"export", "evaluation", "pipeline"},
     # A whole catalogue through an exported tower, and a run that answers.
-    "embed": {"data", "towers", "export", "config", "arguments"},
+    "embed": {"data", "towers", "export", "config", "arguments", "hints"},
     "recommend": {"data", "towers", "export", "retrieval", "config", "arguments", "hints", "pipeline", "embed"},
     # Names alone; nothing is imported before it is asked for.
     "__init__": {"data", "towers", "objective", "training", "evaluation", "export", "retrieval"},

@@ -181,3 +181,9 @@ def test_new_items_are_refused_where_a_feature_matrix_is_read(
     monkeypatch.setattr("avrec.recommend.FeaturesEncoder", TextEncoder)
     with pytest.raises(UserError, match="which new items have no row in"):
         recommender.audiences("new_items.csv")
+
+
+def test_a_history_is_refused_where_none_is_read(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("avrec.recommend.UserVector", type(recommender.module.user_tower))
+    with pytest.raises(UserError, match=r"history=a,b: .* reads no history"):
+        recommender.for_history(["a", "b"])

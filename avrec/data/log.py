@@ -124,9 +124,9 @@ class Log:
         if not folder.is_dir():
             return None
         about = json.loads((folder / "log.json").read_text("utf-8"))
-        users, items = (pl.read_parquet(folder / f"{name}.parquet") for name in ("users", "items"))
+        users, items = (pl.read_parquet(folder / f"{name}.parquet", glob=False) for name in ("users", "items"))
         steps = [Step(**step) for step in about["steps"]]
-        rows = pl.read_parquet(folder / "rows.parquet")
+        rows = pl.read_parquet(folder / "rows.parquet", glob=False)
         return cls(users["user_id"].to_list(), rows, about["has_time"], items["kept"].to_numpy(), steps)
 
 

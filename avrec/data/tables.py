@@ -1,5 +1,6 @@
 """Tables: find and scan a catalogue's files, check them, and number everything."""
 
+import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -206,10 +207,13 @@ def scan(path: Path, **options: Any) -> Table:
             options = {"separator": "\t" if form == "tsv" else ",", "infer_schema_length": None, **options}
 
             def csv(spelt: Sequence[str]) -> pl.LazyFrame:
-                return pl.scan_csv(path, schema_overrides=dict.fromkeys(spelt, pl.String), **options)
+                return pl.scan_csv(path, glob=False, schema_overrides=dict.fromkeys(spelt, pl.String), **options)
 
             return Table(csv(SPELT_COLUMNS), path, csv)
-        frame = pl.scan_parquet(path) if form == "parquet" else pl.scan_ndjson(path, infer_schema_length=None)
+        if form == "parquet":
+            frame = pl.scan_parquet(path, glob=False)
+        else:  # a path is no pattern, and this reader has no other way to be told
+            frame = pl.scan_ndjson(glob.escape(str(path)), infer_schema_length=None)
     return Table(frame, path)
 
 

@@ -342,7 +342,7 @@ def _vectors_of(path: Path) -> dict[str, Array]:
     import polars as pl
 
     try:
-        table = pl.read_parquet(path, columns=["item_id", "vector"])
+        table = pl.read_parquet(path, glob=False, columns=["item_id", "vector"])
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -49,6 +49,14 @@ def test_reads_each_format_alike(tmp_path, suffix):
     assert read_table(tmp_path, "items", ["item_id"]).equals(TABLE)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl", "jsonl.gz"])
+def test_a_path_is_no_pattern(tmp_path, suffix):
+    for folder, rows in (("mine[1]", TABLE), ("mine1", TABLE[:1])):
+        (tmp_path / folder).mkdir()
+        write(rows, tmp_path / folder / f"items.{suffix}")
+    assert read_table(tmp_path / "mine[1]", "items", ["item_id"]).equals(TABLE)
+
+
 def test_columns_get_avrec_s_names_and_what_is_in_the_way_goes():
     table = Table(pl.LazyFrame({"uid": [1], "user_id": ["old"], "n": [2]}), "log.csv")
     assert table.renamed({"user_id": "uid", "title": "absent"}).collect().to_dicts() == [{"user_id": 1, "n": 2}]

@@ -1,5 +1,6 @@
 """Amazon Reviews 2023: products, their pictures' addresses and reviews (Hou et al. 2024)."""
 
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,10 @@ def amazon_2023(root: Path, name: str | None = None) -> Tables:
     meta = ORIGIN.need(root, "meta_{}.jsonl", "meta_{}.jsonl.gz", name=name)
     category = meta.name.removeprefix("meta_").partition(".jsonl")[0]
     reviews = ORIGIN.need(root, "{}.jsonl", "{}.jsonl.gz", name=category)
-    log = Table(pl.scan_ndjson(reviews, schema=REVIEW).rename({"parent_asin": "item_id"}), reviews)
+    log = Table(pl.scan_ndjson(escape(str(reviews)), schema=REVIEW).rename({"parent_asin": "item_id"}), reviews)
     marks = {"features": ". ", "description": " ", "categories": ", "}
     joined = [pl.col(column).list.join(mark) for column, mark in marks.items()]
-    items = pl.scan_ndjson(meta, schema=META).select("title", *joined, _image(root), item_id="parent_asin")
+    items = pl.scan_ndjson(escape(str(meta)), schema=META).select("title", *joined, _image(root), item_id="parent_asin")
     return Tables(with_items_of(log, Table(items, meta)), log)
 
 

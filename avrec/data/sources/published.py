@@ -99,7 +99,7 @@ def text_table(
     if columns is not None:
         schema = dict.fromkeys(columns, pl.String)
         options |= {"schema": schema, "has_header": False, "skip_rows": int(header), "raise_if_empty": False}
-    return Table(pl.scan_csv(path if content is None else content, **options), path)
+    return Table(pl.scan_csv(path if content is None else content, glob=False, **options), path)
 
 
 def old_table(path: Path, columns: Sequence[str], separator: str) -> Table:
