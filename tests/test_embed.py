@@ -394,8 +394,10 @@ def test_items_under_a_runs_own_column_names(tower: Path, tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize(("embeds", "advice"), [(True, ", or say which it is: columns='{item_id: NAME}'"), (False, "")])
-def test_a_missing_column_is_named_as_its_command_takes_it(tmp_path: Path, embeds: bool, advice: str) -> None:
+def test_a_missing_column_is_named_as_its_command_takes_it(
+    tower: Path, tmp_path: Path, embeds: bool, advice: str
+) -> None:
     (tmp_path / "new.csv").write_text("song\n007\n")
     with pytest.raises(UserError) as error:
-        read_items(tmp_path / "new.csv", TextFields(), all_there=embeds)
+        read_items(tmp_path / "new.csv", avrec.load_item_tower(tower), all_there=embeds)
     assert str(error.value).endswith(f"It has song. Rename the column that is meant to item_id{advice}.")
