@@ -257,6 +257,7 @@ def load_item_tower(
 
     config = files.config()
     with files.reading():
+        _check_own(config["encoders"])
         # Exports from before encoders had kinds name none: there was one kind to a modality.
         encoders = {
             name: known(given.pop("kind", name), ENCODERS)(**given) for name, given in config["encoders"].items()
@@ -276,6 +277,15 @@ def load_item_tower(
         return ExportedItemTower(tower.to(device), rows, TextFields(**config["text"]))
 
 
+def _check_own(encoders: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse arguments that would make an encoder read a hub, or other files than those of its folder."""
+    for modality, given in encoders.items():
+        kind, name = given.get("kind", modality), str(given.get("name") or "")
+        vision = kind == "vision" and (given.get("weights") != "random" or ":" in name)
+        if vision or (kind == "text" and name) or (kind == "features" and given.get("path")):
+            raise ValueError(f"its {modality} encoder would be read from elsewhere")
+
+
 def _restore_preprocess(files: Folder, encoders: Mapping[str, Encoder]) -> None:
     for name, settings in files.json("preprocessor_config.json").items():
         vars(encoders[name].preprocess).update(settings)
@@ -283,4 +293,6 @@ def _restore_preprocess(files: Folder, encoders: Mapping[str, Encoder]) -> None:
         from transformers import AutoTokenizer
 
         # Without a configuration of its own it would read the folder's config.json, and wonder.
-        reader.preprocess.tokenizer = AutoTokenizer.from_pretrained(files.path, config=reader.network.config)
+        reader.preprocess.tokenizer = AutoTokenizer.from_pretrained(
+            files.path, config=reader.network.config, trust_remote_code=False
+        )

@@ -391,6 +391,24 @@ def test_an_export_that_fails_leaves_the_older_one(run, tmp_path, monkeypatch):
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("modality", "changes"),
+    [
+        ("text", {"name": "{there}"}),
+        ("vision", {"name": "resnet18", "weights": "{there}/weights.pth"}),
+        ("vision", {"name": "local-dir:{there}"}),
+        ("text", {"kind": "features", "path": "{there}/matrix.npy"}),
+    ],
+)
+def test_no_encoder_is_read_from_elsewhere(run, tmp_path, modality, changes):
+    folder = run.export(tmp_path / "tower")
+    config = json.loads((folder / "config.json").read_text())
+    config["encoders"][modality] |= {key: value.format(there=tmp_path) for key, value in changes.items()}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"its {modality} encoder would be read from elsewhere"):
+        avrec.load_item_tower(folder)
+
+
 def test_an_export_is_json_and_safetensors(runs):
     for run in runs.values():
         for path in run.folder.rglob("*"):

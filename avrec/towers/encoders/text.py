@@ -165,8 +165,9 @@ def _small(width: int, depth: int, heads: int, vocab_size: int, max_tokens: int)
 
 def _pretrained(name: str, max_tokens: int) -> tuple[Any, Any]:
     try:
-        network = AutoModel.from_pretrained(name, attn_implementation="sdpa")
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        # False, not None: nobody is asked whether code of the folder may run.
+        network = AutoModel.from_pretrained(name, attn_implementation="sdpa", trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(
             f"text.name={name} could not be loaded: {str(error).splitlines()[0]} "
