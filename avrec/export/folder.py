@@ -131,6 +131,10 @@ class Folder:
             UserError: they are damaged, or of another tower.
         """
         tensors: dict[str, Tensor] = load_file(self.file("model.safetensors"))
+        if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise UserError(
+                f"{self.path}/model.safetensors has numbers that are not finite, in {broken[0]}. {self._again}"
+            )
         missing, unexpected = tower.load_state_dict(tensors, strict=False)
         left = [name for name in [*missing, *unexpected] if not name.endswith("_extra_state")]
         if left:

@@ -137,6 +137,8 @@ class ExportedItemTower:
             UserError: an item has nothing that this tower reads, an unknown key, or a file cannot be decoded.
         """
         raw = self._raw_items(items)
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size} is not possible. Give a whole number from 1.")
         parts = [self._embed(raw[start : start + batch_size], skip_broken) for start in range(0, len(raw), batch_size)]
         return np.concatenate([np.zeros((0, self.dim), np.float32), *parts])
 

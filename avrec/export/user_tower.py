@@ -6,6 +6,7 @@ and safetensors only: nothing is unpickled.
 """
 
 import hashlib
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -284,6 +285,8 @@ class ExportedUserTower:
             raise UserError(
                 f"History {row} has shape {vectors.shape}. Give vectors of {self.dim} numbers, or item ids."
             )
+        if not np.isfinite(vectors).all():
+            raise UserError(f"History {row} has a number that is not finite. Leave that item out.")
         return vectors
 
     def _coded(self, values: Mapping[str, Any]) -> tuple[list[int], list[float]]:
@@ -299,7 +302,7 @@ class ExportedUserTower:
                 text = str(value).lower() if isinstance(value, bool) else str(value)
                 codes.append(column["values"].index(text) + 1 if text in column["values"] else 0)
             else:
-                numbers.append(_standardised(value, column) if value is not None and column["spread"] else 0.0)
+                numbers.append(_standardised(value, column))
         return codes, numbers
 
     def __repr__(self) -> str:
@@ -308,10 +311,14 @@ class ExportedUserTower:
 
 
 def _standardised(value: Any, column: Mapping[str, Any]) -> float:
+    """0, the mean, where it is missing: None, or the NaN of a data frame."""
     try:
-        return (float(value) - column["mean"]) / column["spread"]
+        number = math.nan if value is None else float(value)
     except (TypeError, ValueError) as error:
         raise UserError(f"{column['name']}={value!r} is no number, as this user column was. Give one.") from error
+    if math.isinf(number):
+        raise UserError(f"{column['name']}={value!r} is not finite. Give a number, or None where it is missing.")
+    return 0.0 if math.isnan(number) or not column["spread"] else (number - column["mean"]) / column["spread"]
 
 
 def load_user_tower(folder: str | Path, items: str | Path | None = None) -> ExportedUserTower:

@@ -1,6 +1,7 @@
 """avrec.export.user_tower and avrec.export.folder: a stranger's queries are the run's, and no file names a person."""
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 
@@ -103,6 +104,9 @@ def test_time_and_users_matter(tmp_path, items):
     assert np.abs(plain - exported.query(history, user_ids=["person-ben"])).max() > 1e-3
     np.testing.assert_array_equal(plain, exported.query(history, user_ids=["person-nobody"]))
     assert exported.query([]).shape == (0, DIM)
+    missing = [exported.query(history, user_columns=[{"age": age}]) for age in (None, math.nan)]
+    np.testing.assert_array_equal(missing[0], missing[1])
+    np.testing.assert_array_equal(missing[0], plain)
 
 
 @pytest.mark.parametrize("users", [None, USERS])
@@ -135,6 +139,8 @@ def test_a_tower_of_users_alone_needs_them(tmp_path):
         (([np.zeros((2, 3))],), r"History 0 has shape \(2, 3\). Give vectors of 8 numbers"),
         (([["i1"]], None, [{"plam": "pro"}]), "no user column 'plam'.*plan, age, flat"),
         (([["i1"]], None, [{"age": "old"}]), "age='old' is no number"),
+        (([["i1"]], None, [{"age": math.inf}]), "age=inf is not finite"),
+        (([np.full((2, DIM), math.nan)],), "History 0 has a number that is not finite"),
         (([["i1"]], None, None, []), "1 histories and 0 user_ids"),
     ],
 )

@@ -360,6 +360,15 @@ def test_weights_of_another_tower(run, tmp_path):
         avrec.load_item_tower(folder)
 
 
+def test_weights_that_are_not_finite(run, tmp_path):
+    folder = run.export(tmp_path / "tower")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["encoders.identity.table.weight"][0, 0] = float("nan")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UserError, match="has numbers that are not finite, in encoders.identity.table.weight"):
+        avrec.load_item_tower(folder)
+
+
 def test_item_ids_of_another_tower(run, tmp_path):
     folder = run.export(tmp_path / "tower")
     (folder / "item_ids.json").write_text('{"i": 99}')
