@@ -69,6 +69,8 @@ CHECKS = {
         "data.clean.duplicates={policy} decides what stays: keep, first, last or sum."),
     "unread_columns": Check(WARNING, 1, "columns of the log that nothing reads",
         "To weigh interactions by one: data.feedback=NAME data.feedback_map=scale."),
+    "unread_item_columns": Check(WARNING, 1, "columns of the items that no encoder reads",
+        "Text is read by itself, and numbers where data.text=[…] names them; join lists to one text first."),
     "paths_in_text": Check(WARNING, 0, "text columns that hold file names",
         "If they name media, say so: data.columns.image=NAME (video, audio). Else leave them out: data.text=[…]."),
     # ---- histories, items and texts, as cleaning leaves them
@@ -176,6 +178,9 @@ def item_findings(catalogue: Catalogue, max_tokens: int | None) -> list[Finding]
     bare_N = np.array([not item.text and not item.files for item in items])
     checks = {"unknowable_items": cold_N & bare_N, "bare_items": bare_N, "cold_items": cold_N}
     findings = [flagged(check, bad_N, named) for check, bad_N in checks.items()]
+    columns = catalogue.item_columns.columns
+    unread = [name for name in columns if name not in {"published", *catalogue.text.columns}]
+    findings.append(judged("unread_item_columns", unread, len(columns)))
     texts = [item.text or "" for item in items]
     if any(texts):
         first = {text: n for n, text in reversed([*enumerate(texts)])}

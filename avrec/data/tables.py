@@ -19,6 +19,7 @@ CONTENT = {"text": ("text",), "vision": ("image", "video"), "audio": ("audio", "
 TEXT_COLUMNS = ("title", "description")
 SPELT_COLUMNS = ("user_id", "item_id", *TEXT_COLUMNS)
 """Text even where every value looks like a number: read as numbers, 007 and 7 would be one."""
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 MOST_KINDS = 40
 """Different values of a column that sorts items into kinds."""
 
@@ -106,9 +107,22 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns."""
+        """Names of the columns.
+
+        Raises:
+            UserError: the file cannot be read, or is separated by another character than its form's.
+        """
         with _readable(self.path):
-            return self.frame.collect_schema().names()
+            names = self.frame.collect_schema().names()
+        own = {"csv": ",", "tsv": "\t"}.get(form_of(self.path))
+        marks = [mark for mark in SEPARATORS if own and len(names) == 1 and mark in names[0]]
+        # Reading it all the same, numbers such as 1,5 would become words.
+        if marks and own not in marks:
+            raise UserError(
+                f"{self.path} separates its columns by {SEPARATORS[marks[0]]}: {names[0]!r}. A csv does so by commas, "
+                "a tsv by tabs: save it as one of them, under that ending."
+            )
+        return names
 
     def collect(self, frame: pl.LazyFrame | None = None) -> pl.DataFrame:
         """The rows; of ``frame``, where a query on this table is given."""
@@ -138,6 +152,8 @@ class Table:
             raise UserError(f"{self.path} has several columns {double[0].partition('_dupl')[0]}. Leave one of them.")
         missing = [column for column in required if column not in have]
         if missing:
+            if "\ufffd" in "".join(have):  # what polars makes of it in a header
+                raise UserError(_no_utf8(self.path))
             say = f", or say which it is: {naming.format(missing[0])}" if naming else ""
             raise UserError(
                 f"{self.path} has no column {', '.join(missing)}. It has {', '.join(have)}. "
@@ -170,7 +186,20 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} could not be read as {form_of(path)}: {reason} Mend the file.") from error
+        if "utf-8" in reason.lower() and form_of(path) != "parquet":
+            raise UserError(_no_utf8(path)) from error
+        raise UserError(f"{path} could not be read as {form_of(path)}: {reason.rstrip('.')}. Mend the file.") from error
+
+
+def _no_utf8(path: Path) -> str:
+    """What to do about a file in another encoding, and where it shows."""
+    data = path.read_bytes() if path.suffix != ".gz" else b""
+    try:
+        data.decode()
+        where = ""
+    except UnicodeDecodeError as bad:
+        where = f": line {data.count(10, 0, bad.start) + 1} holds the byte 0x{data[bad.start]:02x}"
+    return f"{path} is not in UTF-8{where}. Save it as UTF-8 (in a spreadsheet: CSV UTF-8)."
 
 
 def form_of(path: Path) -> str:

@@ -199,6 +199,15 @@ def test_what_is_odd_is_a_warning(tmp_path):
     assert examples["cold_items"] == ["i4 'Four'"]
 
 
+def test_item_columns_that_no_encoder_reads_are_named(tmp_path):
+    items = pl.DataFrame(ITEMS | {"tags": [["a", "b"], ["c"], [], None], "year": [1, 2, 3, 4], "plot": ["w"] * 4})
+    (write(tmp_path) / "items.csv").unlink()
+    items.write_ndjson(tmp_path / "items.jsonl")
+    for text, unread in ((None, ["tags", "year"]), (["title", "year"], ["tags", "plot"])):
+        report = check(FolderSource(tmp_path, text=text))
+        assert [f.examples for f in report.findings if f.check == "unread_item_columns"] == [unread]
+
+
 def test_a_split_is_tried(tmp_path):
     report = check(FolderSource(write(tmp_path / "a")), Temporal(0.2, 0.2))
     assert report.status == 0

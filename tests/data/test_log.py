@@ -1,5 +1,7 @@
 """The log: times, feedback, roles, and what is kept for the next run."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -15,7 +17,7 @@ NOON = 1_704_196_800  # 2024-01-02 12:00 UTC
 
 
 def table(**columns):
-    return Table(pl.LazyFrame(columns, strict=False), "log.csv")
+    return Table(pl.LazyFrame(columns, strict=False), Path("log.csv"))
 
 
 @pytest.mark.parametrize(

@@ -440,7 +440,7 @@ def test_a_damaged_table_is_named(tmp_path):
     write_atomic(tmp_path)
     with (tmp_path / "toy.inter").open("ab") as file:
         file.write(b"u1\t\xff\t4\t5\n")
-    with pytest.raises(UserError, match=r"toy\.inter could not be read"):
+    with pytest.raises(UserError, match=r"toy\.inter is not in UTF-8: line .* the byte 0xff"):
         FolderSource(tmp_path, lambda root: recbole_layout(root, "toy")).load()
 
 

@@ -1,6 +1,7 @@
 """Tables: reading, checking, numbering."""
 
 import gzip
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -58,7 +59,7 @@ def test_a_path_is_no_pattern(tmp_path, suffix):
 
 
 def test_columns_get_avrec_s_names_and_what_is_in_the_way_goes():
-    table = Table(pl.LazyFrame({"uid": [1], "user_id": ["old"], "n": [2]}), "log.csv")
+    table = Table(pl.LazyFrame({"uid": [1], "user_id": ["old"], "n": [2]}), Path("log.csv"))
     assert table.renamed({"user_id": "uid", "title": "absent"}).collect().to_dicts() == [{"user_id": 1, "n": 2}]
     assert table.renamed({"user_id": "user_id"}).collect().to_dicts() == [{"uid": 1, "user_id": "old", "n": 2}]
 
@@ -89,7 +90,12 @@ def test_a_number_that_is_none_is_named_by_its_row(bad):
         ({"items.parquet": b"garbage" * 99}, r"items\.parquet could not be read as parquet: .+ Mend the file"),
         ({"items.csv": b"item_id,title\n1,2\n1,2,3,4\n"}, r"items\.csv could not be read as csv: .+ Mend the file"),
         ({"items.csv": b'item_id,title\n1,"2\n1,2\n'}, r"items\.csv could not be read as csv: .+ Mend the file"),
-        ({"items.csv": "item_id,title\n1,café\n".encode("latin1")}, r"items\.csv could not .*utf-8.* Mend the file"),
+        (
+            {"items.csv": "item_id,title\n1,café\n".encode("cp1252")},
+            r"items\.csv is not in UTF-8: line 2 holds the byte 0xe9\. Save it as UTF-8",
+        ),
+        ({"items.csv": "item_id,title\n".encode("utf-16")}, r"not in UTF-8: line 1 holds the byte 0xff\. Save it"),
+        ({"items.csv.gz": gzip.compress(b"item_id\n\xe9\n")}, r"items\.csv\.gz is not in UTF-8\. Save it as UTF-8"),
         ({"items.jsonl": b'{"item_id": 1\nxx'}, r"items\.jsonl could not be read as jsonl: .+ Mend the file"),
         ({"items.jsonl": b"[1, 2]\n"}, r"items\.jsonl could not be read as jsonl: .+ Mend the file"),
         ({"items.csv": b""}, r"items\.csv could not be read as csv: .+ Mend the file"),
@@ -100,7 +106,12 @@ def test_a_number_that_is_none_is_named_by_its_row(bad):
             {"items.csv": b"id,title\n1,x\n"},
             r"no column item_id\. It has id, title\. Rename .* to item_id, or say .* data\.columns\.item_id=NAME",
         ),
-        ({"items.csv": b"item_id;title\n1;x\n"}, r"no column item_id\. It has item_id;title"),
+        (
+            {"items.csv": b"item_id;title\n1;x, y\n"},
+            r"separates its columns by semicolons: 'item_id;title'\. A csv does so by commas, a tsv by tabs: save it",
+        ),
+        ({"items.csv": b"item_id\ttitle\n1\tx\n"}, r"separates its columns by tabs: .* save it as one of them"),
+        ({"items.tsv": b"item_id,title\n1,x\n"}, r"separates its columns by commas: .* save it as one of them"),
     ],
 )
 def test_one_message_for_each_mistake(tmp_path, files, message):
