@@ -1,8 +1,7 @@
 """The items whose embeddings have the largest product with a query: exactly, or by an inverted file above a size."""
 
 import json
-import os
-import tempfile
+import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,22 +10,19 @@ import numpy as np
 import torch
 
 from avrec.batch import Array, UserError
+from avrec.retrieval.lists import MOST_FETCHED, PROBES, RECALL_AT, InvertedLists
 
-FORMAT = 1
+FORMAT = 2
 APPROXIMATE_ABOVE = 500_000
 """Items from which on exact search takes tens of milliseconds a query on one core."""
 
 LEAST_RECALL = 0.95
-RECALL_AT = 100
 SAMPLED_QUERIES = 200
-PROBES = tuple(round(8 * 1.1**step) for step in range(48))
-"""Lists that are looked through: the first of them that surely reaches ``LEAST_RECALL`` is taken."""
-
-TRAINED_ON = 40
-"""Items per list that its centre is learned from; faiss asks for 39."""
-
 SPARE = 1.1
 """Candidates per item wanted: their order is of rounded vectors, and their scores are computed anew."""
+
+ATTEMPTS = 5
+"""Times that an index is read anew where it is replaced meanwhile."""
 
 BLOCK_SCORES = 2**26
 """Scores computed at a time, 256 MiB."""
@@ -37,7 +33,7 @@ class Found(NamedTuple):
 
     Attributes:
         ids: of each query's items; fewer than k where filters leave fewer.
-        score_BK: query · item, float32; minus infinity where there is no item.
+        score_BK: query · item, float32, K the smaller of k and the number of items; minus infinity where there is none.
     """
 
     ids: list[list[str]]
@@ -79,7 +75,7 @@ class Index:
         self.recall: float | None = None
         # Names of rows, rising, that stay when others are removed: the lists need no rebuilding.
         self._key_N: Array = np.zeros(0, np.int64)
-        self._lists: Any = None
+        self._lists: InvertedLists | None = None
         self._mapped = False
         self._append(ids, vector_ND)
         self._row = {item_id: row for row, item_id in enumerate(self.ids)}
@@ -113,9 +109,14 @@ class Index:
             UserError: k below 1, queries of another shape or not finite, or not one list of seen items per query.
         """
         query_BD = np.require(query_BD, np.float32, ["C", "W"])
-        if k < 1 or query_BD.ndim != 2 or query_BD.shape[1] != self.vector_ND.shape[1]:
+        if (
+            not isinstance(k, int | np.integer)
+            or k < 1
+            or query_BD.ndim != 2
+            or query_BD.shape[1] != self.vector_ND.shape[1]
+        ):
             raise UserError(
-                f"k={k} and queries of shape {query_BD.shape} were given. k must be at least 1, "
+                f"k={k} and queries of shape {query_BD.shape} were given. k must be a whole number from 1, "
                 f"and queries (B, {self.vector_ND.shape[1]})."
             )
         if (
@@ -131,9 +132,9 @@ class Index:
         hidden = [denied] * len(query_BD) if seen is None else [np.union1d(denied, self._rows(own)) for own in seen]
         fetched = k + max((len(rows) for rows in hidden), default=0)
         # Lists know no filters: what they may take away is fetched on top, as long as that is little.
-        exact = allow is not None or self._lists is None or fetched > len(self) // 8
+        exact = allow is not None or self._lists is None or fetched > min(MOST_FETCHED, len(self) // 8)
         rows = None if allow is None else self._rows(allow)
-        row_BK, score_BK = self._search(query_BD, k, hidden, None if exact else fetched, rows)
+        row_BK, score_BK = self._search(query_BD, min(k, len(self)), hidden, None if exact else fetched, rows)
         found = zip(row_BK.tolist(), (score_BK > -np.inf).sum(axis=1).tolist(), strict=True)
         return Found([[self.ids[row] for row in rows[:count]] for rows, count in found], score_BK)
 
@@ -148,7 +149,7 @@ class Index:
         self._append(ids, vector_ND)
         self._row.update((item_id, row) for row, item_id in enumerate(self.ids[first:], first))
         if self._lists is not None:
-            self._lists.add_with_ids(self.vector_ND[first:], self._key_N[first:])
+            self._lists.add(self.vector_ND[first:], self._key_N[first:])
 
     def remove(self, ids: Iterable[str]) -> None:
         """Take items out; the others keep their order.
@@ -165,7 +166,7 @@ class Index:
             )
         gone = self._rows(ids)
         if self._lists is not None:
-            self._lists.remove_ids(self._key_N[gone])
+            self._lists.remove(self._key_N[gone])
         stay = np.delete(np.arange(len(self)), gone)
         self.ids = [self.ids[row] for row in stay.tolist()]
         self.vector_ND, self._key_N = self.vector_ND[stay], self._key_N[stay]
@@ -174,27 +175,32 @@ class Index:
     # ---- files
 
     def save(self, folder: str | Path) -> Path:
-        """Write the index. The folder appears complete or not at all; an index that is there is replaced.
+        """Write the index, or replace the one that is there: whoever loads meanwhile gets one of the two.
 
         Raises:
-            UserError: the folder holds something else.
+            UserError: the folder holds something else, or cannot be written.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder / "index.json").is_file():
+        if folder.is_symlink():
+            folder = folder.resolve()
+        if folder.exists() and not (folder / "index.json").is_file() and not _is_empty(folder):
             raise UserError(f"{folder} is there and is no index. Give another folder, or remove it.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        probes = None if self._lists is None else self._lists.nprobe
-        about = {"format": FORMAT, "recall": self.recall, "probes": probes, "ids": self.ids}
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
-            new = Path(beside) / "new"
-            new.mkdir()
-            np.save(new / "vectors.npy", self.vector_ND)
-            (new / "index.json").write_text(json.dumps({**about, "keys": self._key_N.tolist()}), "utf-8")
+        # index.json comes last, and names the files that belong to it.
+        stamp = uuid.uuid4().hex[:12]
+        probes = self._lists and self._lists.probes
+        about = {"format": FORMAT, "recall": self.recall, "probes": probes, "stamp": stamp, "ids": self.ids}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            np.save(folder / f"vectors-{stamp}.npy", self.vector_ND)
             if self._lists is not None:
-                _faiss().write_index(self._lists, str(new / "lists.faiss"))
-            if folder.exists():
-                os.rename(folder, Path(beside) / "old")
-            os.rename(new, folder)
+                self._lists.write(folder / f"lists-{stamp}.faiss")
+            beside = folder / f"index-{stamp}.json"
+            beside.write_text(json.dumps({**about, "keys": self._key_N.tolist()}), "utf-8")
+            beside.replace(folder / "index.json")
+        except OSError as error:
+            _remove(folder.glob(f"*-{stamp}.*"))
+            raise UserError(f"{folder} cannot be written: {error.strerror}. Give another folder.") from error
+        _remove(path for path in folder.glob("*-*.*") if stamp not in path.name)
         return folder
 
     @classmethod
@@ -211,26 +217,40 @@ class Index:
         """
         path = Path(folder)
         try:
-            about = json.loads((path / "index.json").read_text("utf-8"))
-            # "c": torch wants memory that it could write to; what is written stays in this process.
-            vector_ND = np.load(path / "vectors.npy", mmap_mode="c" if mapped else None, allow_pickle=False)
-            if about["format"] != FORMAT or len(about["ids"]) != len(vector_ND):
-                raise ValueError("of another version, or its files are not of one index")
-            index = cls([], vector_ND[:0])
-            if about["probes"] is not None:
-                faiss = _faiss()
-                index._lists = faiss.read_index(str(path / "lists.faiss"), faiss.IO_FLAG_MMAP if mapped else 0)
-                index._lists.nprobe = about["probes"]
-            keys = np.asarray(about["keys"], np.int64)
-            if keys.shape != (len(vector_ND),):
-                raise ValueError("its files are not of one index")
-        except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            for attempt in range(ATTEMPTS):
+                try:
+                    return cls._loaded(path, json.loads((path / "index.json").read_text("utf-8")), mapped)
+                except FileNotFoundError:  # replaced just now, perhaps
+                    if attempt == ATTEMPTS - 1:
+                        raise
+            raise AssertionError
+        except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{folder} is no index that can be read: {error}. Build it again.") from error
-        index.ids, index.vector_ND, index.recall = about["ids"], vector_ND.view(np.ndarray), about["recall"]
-        index._key_N, index._mapped = keys, mapped
-        index._row = {item_id: row for row, item_id in enumerate(index.ids)}
+
+    @classmethod
+    def _loaded(cls, path: Path, about: dict[str, Any], mapped: bool) -> "Index":
+        stamp = about["stamp"] if about["format"] == FORMAT else None
+        if stamp is None:
+            raise ValueError("it is of another version")
+        # "c": torch wants memory that it could write to; what is written stays in this process.
+        vector_ND = np.load(path / f"vectors-{stamp}.npy", mmap_mode="c" if mapped else None, allow_pickle=False)
+        ids, keys = about["ids"], np.asarray(about["keys"], np.int64)
+        index = cls([], vector_ND[:0])
+        index.ids, index.vector_ND, index.recall = ids, vector_ND.view(np.ndarray), about["recall"]
+        index._row = {item_id: row for row, item_id in enumerate(ids)}
+        fits = isinstance(ids, list) and all(isinstance(item_id, str) for item_id in ids)
+        if not fits or vector_ND.dtype != np.float32 or not len(index._row) == len(vector_ND) == len(keys) == len(ids):
+            raise ValueError("its files are not of one index")
+        if not mapped:
+            _check_finite(vector_ND, "an embedding")
+        index._key_N = keys
+        if about["probes"]:
+            index._lists = InvertedLists.read(path / f"lists-{stamp}.faiss", about["probes"], mapped)
+            if index._lists.shape != vector_ND.shape:
+                raise ValueError("its files are not of one index")
+        index._mapped = mapped
         return index
 
     def _check_writable(self) -> None:
@@ -280,7 +300,8 @@ class Index:
         return row_BK, score_BK
 
     def _search_lists(self, query_BD: Array, k: int, hidden: list[Array], fetched: int) -> tuple[Array, Array]:
-        _, keys_BF = self._lists.search(query_BD, int(fetched * SPARE))
+        assert self._lists is not None
+        keys_BF = self._lists.search(query_BD, int(fetched * SPARE), fetched)
         absent_BF = keys_BF < 0
         # Keys are rows until something is removed; a search among a million of them is slower than the lists.
         row_BF = keys_BF if self._key_N[-1] == len(self) - 1 else np.searchsorted(self._key_N, keys_BF)
@@ -296,25 +317,39 @@ class Index:
         return np.take_along_axis(row_BF, best_BK, axis=1), np.take_along_axis(score_BF, best_BK, axis=1)
 
     def _build(self, query_SD: Array | None) -> None:
-        self._lists = lists = _new_lists(self.vector_ND)
-        lists.add_with_ids(self.vector_ND, self._key_N)
+        self._lists = lists = InvertedLists.of(self.vector_ND, self._key_N)
         if query_SD is None:
             sample = np.random.default_rng(0).choice(len(self), min(SAMPLED_QUERIES, len(self)), replace=False)
             query_SD = self.vector_ND[sample]
         query_SD = np.ascontiguousarray(query_SD[:SAMPLED_QUERIES], np.float32)
-        k, none = min(RECALL_AT, len(self)), [np.zeros(0, np.int64)] * len(query_SD)
-        exact_SK, _ = self._search(query_SD, k, none, None)
-        for lists.nprobe in PROBES:
-            found = zip(exact_SK, *self._search(query_SD, k, none, k), strict=True)
-            recall_S = [np.isin(wanted, rows[scores > -np.inf]).mean() for wanted, rows, scores in found]
-            self.recall = float(np.mean(recall_S))
-            # Less its standard error, so that other queries find as much.
-            if self.recall - np.std(recall_S) / len(recall_S) ** 0.5 >= LEAST_RECALL:
-                break
+        self.recall = self._calibrate(lists, query_SD, min(RECALL_AT, len(self)))
+        if len(self) >= MOST_FETCHED:
+            self._calibrate(lists, query_SD, MOST_FETCHED)
         print(
-            f"approximate search of {len(self):,} items: recall@{k} {self.recall:.3f} against exact search "
-            f"({len(query_SD)} queries, {min(lists.nprobe, lists.nlist)} of {lists.nlist} lists)"
+            f"approximate search of {len(self):,} items: recall@{min(RECALL_AT, len(self))} {self.recall:.3f} against "
+            f"exact search ({len(query_SD)} queries, {min(lists.probes[0], lists.count)} of {lists.count} lists)"
         )
+
+    def _calibrate(self, lists: InvertedLists, query_SD: Array, size: int) -> float:
+        """Choose how many lists to look through for so many candidates.
+
+        Returns:
+            Their recall of the last of the exact ones: filters may take away those before.
+        """
+        none = [np.zeros(0, np.int64)] * len(query_SD)
+        exact_SK, _ = self._search(query_SD, size, none, None)
+        before = lists.probes
+        for probes in PROBES:
+            if before and probes < before[-1]:
+                continue
+            lists.probes = [*before, probes]
+            found_SK, score_SK = self._search(query_SD, size, none, size)
+            found = zip(exact_SK[:, -RECALL_AT:], found_SK, score_SK, strict=True)
+            recall_S = [np.isin(wanted, rows[scores > -np.inf]).mean() for wanted, rows, scores in found]
+            # Less its standard error, so that other queries find as much.
+            if np.mean(recall_S) - np.std(recall_S) / len(recall_S) ** 0.5 >= LEAST_RECALL:
+                break
+        return float(np.mean(recall_S))
 
 
 def _search_all(
@@ -328,27 +363,13 @@ def _search_all(
     return (best_BK if rows is None else rows[best_BK]), value_BK
 
 
-def _faiss() -> Any:
-    try:
-        import faiss
-    except ImportError:
-        raise UserError(
-            "An index of this size needs faiss, and it is not installed. pip install 'avrec[retrieval]', or give "
-            "approximate_above=None for exact search."
-        ) from None
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    return faiss
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
-def _new_lists(vector_ND: Array) -> Any:
-    """Empty lists around centres that were learned from a sample."""
-    faiss = _faiss()
-    count = max(1, min(round(4 * len(vector_ND) ** 0.5), len(vector_ND) // TRAINED_ON))
-    lists = faiss.index_factory(vector_ND.shape[1], f"IVF{count},SQ8", faiss.METRIC_INNER_PRODUCT)
-    lists.cp.min_points_per_centroid = 1  # of few items it would warn
-    drawn = np.random.default_rng(0).permutation(len(vector_ND))[: TRAINED_ON * count]
-    lists.train(vector_ND[np.sort(drawn)])
-    return lists
+def _remove(paths: Iterable[Path]) -> None:
+    for path in list(paths):
+        path.unlink(missing_ok=True)
 
 
 def _check_finite(values: Array, what: str) -> None:

@@ -1,9 +1,11 @@
 """The index against a slow twin; what it leaves on disk; its mistakes."""
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,6 +145,28 @@ def test_what_filters_hide_from_lists_is_made_up_for(unit: np.ndarray) -> None:
         assert lists.search(queries, 20, **filters).ids == exact.search(queries, 20, **filters).ids
 
 
+def test_recall_holds_behind_what_is_hidden() -> None:
+    pytest.importorskip("faiss", reason="needs faiss: pip install 'avrec[retrieval]'")
+    vectors = np.random.default_rng(3).standard_normal((20_100, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    lists, exact = Index(named(20_000), vectors[:-100], 0), Index(named(20_000), vectors[:-100])
+    queries = vectors[-100:]
+    best = exact.search(queries, 3000).ids
+    for hidden, k in ((400, 100), (800, 100), (0, 900)):
+        found = lists.search(queries, k, seen=[ids[:hidden] for ids in best]).ids
+        wanted = [ids[hidden : hidden + k] for ids in best]
+        assert np.mean([len({*a} & {*b}) / k for a, b in zip(found, wanted, strict=True)]) >= 0.94
+    # Beyond that, search is exact.
+    found = lists.search(queries[:9], 100, seen=[ids[:2000] for ids in best[:9]]).ids
+    assert found == [ids[2000:2100] for ids in best[:9]]
+
+
+def test_there_are_no_more_columns_than_items(unit: np.ndarray) -> None:
+    found = Index(named(5), unit[:5]).search(unit[:2], k=10**12, deny=["i1"])
+    assert found.score_BK.shape == (2, 5)
+    assert [len(ids) for ids in found.ids] == [4, 4]
+
+
 def test_ties_of_approximate_search_stand_in_the_order_of_items() -> None:
     pytest.importorskip("faiss", reason="needs faiss: pip install 'avrec[retrieval]'")
     vectors = np.repeat(np.eye(16, dtype=np.float32), 5, axis=0)
@@ -179,9 +203,62 @@ def test_saving_replaces_an_index_and_nothing_else(tmp_path: Path) -> None:
     assert Index.load(tmp_path / "index").ids == ["b", "c"]
     assert mapped.search(np.ones((1, 2)), 1).ids == [["a"]]
     (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match="is there and is no index"):
         index.save(tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "other"]
+
+
+def test_a_mapped_index_is_saved_whole(unit: np.ndarray, tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="needs faiss: pip install 'avrec[retrieval]'")
+    first = Index(named(2000), unit[:2000], approximate_above=0).save(tmp_path / "a")
+    wanted = Index.load(first).search(unit[2000:2010], 20).ids
+    for place in ("a", "b", "b"):  # over itself, elsewhere, and over that
+        Index.load(first, mapped=True).save(tmp_path / place)
+        for mapped in (True, False):
+            assert Index.load(tmp_path / place, mapped).search(unit[2000:2010], 20).ids == wanted
+    assert len(list(first.iterdir())) == 3
+
+
+def test_who_loads_while_another_saves_gets_one_of_the_two(tmp_path: Path) -> None:
+    """Each vector says which of the two it is of, and so do the ids."""
+    one, two = (Index([f"{n}-{i}" for i in range(300)], np.full((300, 2), n)) for n in (1, 2))
+    one.save(tmp_path / "index")
+    process = multiprocessing.get_context("fork").Process(target=save_in_turns, args=(tmp_path / "index", two, one))
+    process.start()
+    loads = 0
+    while process.is_alive():
+        index = Index.load(tmp_path / "index", mapped=bool(loads % 2))
+        assert {item_id[0] for item_id in index.ids} == {str(int(index.vector_ND[0, 0]))}
+        loads += 1
+    assert process.exitcode == 0
+    assert loads > 10
+
+
+def save_in_turns(folder: Path, *indexes: Index) -> None:
+    for _ in range(100):
+        for index in indexes:
+            index.save(folder)
+
+
+@pytest.mark.parametrize("change", [{"ids": ["a", "a"]}, {"ids": [1, 2]}, {"ids": "ab"}, {"ids": {"a": 0, "b": 1}}])
+def test_ids_that_are_none_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = Index(["a", "b"], np.eye(2)).save(tmp_path / "index")
+    about = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps({**about, **change}))
+    with pytest.raises(UserError, match="is no index that can be read"):
+        Index.load(folder)
+
+
+def test_a_place_that_cannot_be_written_and_a_link(tmp_path: Path) -> None:
+    index = Index(["a"], np.ones((1, 2)))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        index.save(tmp_path / "file" / "index")
+    index.save(tmp_path / "index")
+    (tmp_path / "link").symlink_to("index")
+    assert index.save(tmp_path / "link") == tmp_path / "index"
+    assert (tmp_path / "link").is_symlink()
 
 
 @pytest.mark.parametrize("damage", ["missing", "json", "format", "vectors", "length"])
@@ -193,7 +270,7 @@ def test_a_damaged_folder_is_one_clear_error(tmp_path: Path, damage: str) -> Non
     elif damage == "json":
         (folder / "index.json").write_text("{")
     elif damage == "vectors":
-        (folder / "vectors.npy").write_bytes(b"no array")
+        next(folder.glob("vectors-*.npy")).write_bytes(b"no array")
     else:
         changed = {"format": 99} if damage == "format" else {"ids": ["a", "b"]}
         (folder / "index.json").write_text(json.dumps({**about, **changed}))
@@ -244,6 +321,6 @@ def test_one_text_is_no_filter_and_files_of_two_indexes_are_none(unit: np.ndarra
         with pytest.raises(UserError, match="read letter by letter"):
             index.search(unit[:1], 3, **filters)
     folder = index.save(tmp_path / "index")
-    (folder / "vectors.npy").write_bytes(b"")
+    next(folder.glob("vectors-*.npy")).write_bytes(b"")
     with pytest.raises(UserError, match="no index that can be read"):
         Index.load(folder)
