@@ -20,7 +20,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from avrec.batch import UserError
 from avrec.hints import CONF
+from avrec.secrets import masked
 
 
 def register() -> None:
@@ -79,7 +81,6 @@ class StudySweeper(Sweeper):
         Raises:
             UserError: nothing is varied, the folder holds another sweep, a run of a grid failed, or all runs.
         """
-        from avrec.batch import UserError
         from avrec.sweep import NO_VALUE, Study
 
         grid = self.options["sampler"] is None
@@ -130,7 +131,10 @@ class StudySweeper(Sweeper):
         basic.sweep(arguments)
 
     def _check(self, given: list[str], space: Mapping[str, Any]) -> None:
-        """Refuse a wrong key, or an option that is not there, before there is a study."""
+        """Refuse a wrong key, an option that is not there, or a secret that is varied, before there is a study."""
+        for key, distribution in space.items():
+            if any(masked(f"{key}={choice}") != f"{key}={choice}" for choice in getattr(distribution, "choices", ())):
+                raise UserError(f"{key} would be kept in the study, and holds a secret. Give it one value.")
         first = {key: getattr(d, "choices", [getattr(d, "low", None)])[0] for key, d in space.items()}
         options = [{key: c} for key, d in space.items() if (CONF / key).is_dir() for c in getattr(d, "choices", ())]
         for option in options or [{}]:
@@ -188,3 +192,5 @@ def show(rows: list[dict[str, Any]], best: str | None, folder: Path) -> None:
     say(f"all trials, and pictures: {folder / 'sweep.html'} and trials.csv")
     if best:
         say(f"the best is trial {rows[0]['trial']}; trained and measured in full:\n  {best}")
+        if "***" in best:
+            say("*** stands for a secret, which a sweep does not keep: give it again.")

@@ -89,6 +89,24 @@ def test_a_folder_holds_one_sweep(tmp_path: Path) -> None:
     study_of(tmp_path, given=["dim=16"], n_trials=30)
     with pytest.raises(UserError, match=r"holds a sweep of other settings: dim=16 over optimizer\.lr"):
         study_of(tmp_path, given=["dim=32"])
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.direction=maximize"):
+        study_of(tmp_path, given=["dim=16"], direction="minimize")
+
+
+def test_a_sweep_keeps_no_secret_and_no_user(tmp_path: Path) -> None:
+    given = ["+store.accessToken=hush", "data.root=db://me:hu/sh@host/x"]
+    study = study_of(tmp_path, given=given, n_trials=2)
+    study_of(tmp_path, given=given)
+    for outcome in (0.5, UserError("users.csv: user_id 'x@y' names 2 rows, ?token=hush")):
+        trial = study.claim()
+        assert trial is not None
+        study.tell(trial, outcome)
+    assert (study.best_command() or "").startswith(
+        "python train.py '+store.accessToken=***' 'data.root=db://***@host/x' "
+    )
+    assert study.write()[1]["error"] == "users.csv: user_id '…' names 2 rows, ?token=***"
+    for path in (path for path in tmp_path.iterdir() if path.is_file()):
+        assert not any(word in path.read_bytes() for word in (b"hush", b"hu/sh", b"x@y")), path
 
 
 def test_a_trial_in_other_hands_is_left_alone_and_an_orphan_is_taken_up(tmp_path: Path) -> None:
