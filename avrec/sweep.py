@@ -54,7 +54,7 @@ class Study:
         metric: what the values are, for the pictures.
 
     Raises:
-        UserError: the folder holds a sweep over something else.
+        UserError: the folder holds a sweep over something else, or no study that can be read; a grid over a range.
     """
 
     def __init__(
@@ -69,6 +69,8 @@ class Study:
     ) -> None:
         import optuna
 
+        if sampler is None and not all(hasattr(distribution, "choices") for distribution in space.values()):
+            raise UserError("A grid has choices for every key. Give key=1,2,3, or sweep=optuna for ranges.")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder, self.space, self.given, self.metric = (
             Path(folder),
@@ -78,13 +80,19 @@ class Study:
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         with lock_of(self.folder, "study"):
-            self.study = optuna.create_study(
-                storage=storage_of(self.folder),
-                study_name=NAME,
-                direction=direction,
-                sampler=sampler,
-                load_if_exists=True,
-            )
+            try:
+                self.study = optuna.create_study(
+                    storage=storage_of(self.folder),
+                    study_name=NAME,
+                    direction=direction,
+                    sampler=sampler,
+                    load_if_exists=True,
+                )
+            except Exception as error:  # SQLite, SQLAlchemy and Optuna each refuse in their own way
+                raise UserError(
+                    f"{self.folder / 'study.db'} cannot be used as a study: {str(error).splitlines()[0]}. "
+                    "Give another folder: hydra.sweep.dir=FOLDER."
+                ) from error
             about = {"given": sorted(self.given), "space": {key: repr(value) for key, value in sorted(space.items())}}
             begun = self.study.user_attrs
             if not begun:
@@ -101,8 +109,6 @@ class Study:
         self.n_trials = len(self.study.trials) if sampler is None else n_trials
 
     def _enqueue_grid(self) -> None:
-        if not all(hasattr(distribution, "choices") for distribution in self.space.values()):
-            raise UserError("A grid has choices for every key. Give key=1,2,3, or sweep=optuna for ranges.")
         for values in itertools.product(*(distribution.choices for distribution in self.space.values())):  # type: ignore[attr-defined]
             self.study.enqueue_trial(dict(zip(self.space, values, strict=True)), skip_if_exists=True)
 

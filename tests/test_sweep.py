@@ -232,6 +232,34 @@ def test_a_sweep_varies_something(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("option", "override", "message"),
+    [
+        ({"direction": "up"}, "", r"hydra\.sweeper\.direction=up is not possible\. Give maximize or minimize"),
+        ({"n_trials": "x"}, "", r"hydra\.sweeper\.n_trials=x is not possible\. Give a whole number from 1"),
+        ({"n_jobs": -1}, "", r"hydra\.sweeper\.n_jobs=-1 is not possible"),
+        ({"sampler": "tpe"}, "", r"hydra\.sweeper\.sampler=tpe is none of Optuna's"),
+        ({"pruner": "median"}, "", r"hydra\.sweeper\.pruner=median is none of Optuna's"),
+        ({"sampler": None}, "a=interval(0,1)", "A grid has choices for every key"),
+        ({}, "a=tag(log,interval(0,1e-2))", r"a=tag\(log,interval\(0,1e-2\)\) is not possible: "),
+        ({}, "a=interval(1e-2,1e-3)", r"a=interval\(1e-2,1e-3\) is not possible: "),
+        ({}, "+api_key=x,y", r"api_key would be kept in the study, and holds a secret"),
+    ],
+)
+def test_a_sweep_that_cannot_work_leaves_no_study(
+    tmp_path: Path, option: dict[str, Any], override: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        sweeper_of(tmp_path, None, params={"seed": "0,1"}, **option).sweep([override] if override else [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_study_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_text("garbage")
+    with pytest.raises(UserError, match=r"study\.db cannot be used as a study: .*hydra\.sweep\.dir=FOLDER"):
+        study_of(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("grid", "outcomes", "message"),
     [
         (True, [0.5, float("nan"), None], r"1 of 3 trials failed\. The first of them: val/ndcg@10 is nan"),
