@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, errors
 from avrec import sweep
 from avrec.batch import MODALITIES, UserError
 from avrec.hints import CONF, explain, for_hydra, must_be_given
+from avrec.secrets import hidden, masked
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from avrec.training.module import TwoTowerModule
 
 log = logging.getLogger(__name__)
-_SECRET = re.compile(r"(^|_)(token|secret|password|passwd|api_?key|credentials?)$", re.IGNORECASE)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -224,19 +224,6 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return tree
 
 
-def hidden(tree: Any) -> Any:
-    """A plain config without its secrets: values of keys such as ``token``, and passwords in addresses.
-
-    >>> hidden({"api_key": "x", "max_tokens": 3, "root": "db://me:x@host/"})
-    {'api_key': '***', 'max_tokens': 3, 'root': 'db://***@host/'}
-    """
-    if isinstance(tree, dict):
-        return {key: "***" if value and _SECRET.search(str(key)) else hidden(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [hidden(value) for value in tree]
-    return re.sub(r"(?<=://)[^/@\s]+(?=@)", "***", tree) if isinstance(tree, str) else tree
-
-
 def of_run(ckpt: str | Path, root: str | Path | None = None) -> DictConfig:
     """The config of the run that a checkpoint belongs to; ``root`` is where its catalogue lies now, None: as it says.
 
@@ -304,7 +291,7 @@ def entry(main: Callable[[], Any], config_name: str) -> int:
             sys.argv[1:] = for_hydra(sys.argv[1:])
             main()
     except (HydraException, errors.OmegaConfBaseException) as error:
-        print(f"error: {explain(error, config_name)}", file=sys.stderr)
+        print(f"error: {masked(explain(error, config_name))}", file=sys.stderr)
         return 2
     except SystemExit as stop:
         return int(stop.code or 0)

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,11 @@ def explain(error: Exception, config_name: str) -> str:
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:
         return must_be_given(missing.group(1))
-    if "Error locating target 'optuna" in text:
+    if "Error locating target 'optuna" in text and find_spec("optuna") is None:
         return "A sweep needs Optuna: pip install 'avrec[sweep]'."
+    target = re.search(r"Error locating target '([^']+)'.*full_key: (\S+)", text, re.DOTALL)
+    if target:
+        return f"{target[2]}: {target[1]} cannot be imported. Give a name that is there, or install its package."
     return " ".join(lines[:2])
 
 

@@ -6,6 +6,7 @@ Optuna chooses and remembers; Hydra composes and runs (avrec/sweeper.py).
 import itertools
 import math
 import os
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from avrec.batch import UserError
+from avrec.secrets import masked
 
 if TYPE_CHECKING:
     import optuna
@@ -45,14 +47,14 @@ class Study:
     Args:
         folder: of the sweep. Locks need a file system that has them, as SQLite does.
         space: distributions by key.
-        given: the other overrides, the same for all trials.
+        given: the other overrides, the same for all trials; kept and shown without their secrets.
         n_trials: how many in all, whichever process runs them. A study without a sampler is the whole grid.
         sampler: chooses; None: every combination of the space's choices, in order.
         direction: maximize or minimize.
         metric: what the values are, for the pictures.
 
     Raises:
-        UserError: the folder holds a sweep over something else.
+        UserError: the folder holds a sweep over something else, or no study that can be read; a grid over a range.
     """
 
     def __init__(
@@ -67,17 +69,30 @@ class Study:
     ) -> None:
         import optuna
 
+        if sampler is None and not all(hasattr(distribution, "choices") for distribution in space.values()):
+            raise UserError("A grid has choices for every key. Give key=1,2,3, or sweep=optuna for ranges.")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.folder, self.space, self.given, self.metric = Path(folder), dict(space), list(given), metric
+        self.folder, self.space, self.given, self.metric = (
+            Path(folder),
+            dict(space),
+            [masked(one) for one in given],
+            metric,
+        )
         self.folder.mkdir(parents=True, exist_ok=True)
         with lock_of(self.folder, "study"):
-            self.study = optuna.create_study(
-                storage=storage_of(self.folder),
-                study_name=NAME,
-                direction=direction,
-                sampler=sampler,
-                load_if_exists=True,
-            )
+            try:
+                self.study = optuna.create_study(
+                    storage=storage_of(self.folder),
+                    study_name=NAME,
+                    direction=direction,
+                    sampler=sampler,
+                    load_if_exists=True,
+                )
+            except Exception as error:  # SQLite, SQLAlchemy and Optuna each refuse in their own way
+                raise UserError(
+                    f"{self.folder / 'study.db'} cannot be used as a study: {str(error).splitlines()[0]}. "
+                    "Give another folder: hydra.sweep.dir=FOLDER."
+                ) from error
             about = {"given": sorted(self.given), "space": {key: repr(value) for key, value in sorted(space.items())}}
             begun = self.study.user_attrs
             if not begun:
@@ -85,16 +100,15 @@ class Study:
                     self._enqueue_grid()
                 for key, value in about.items():
                     self.study.set_user_attr(key, value)
-            elif begun != about:
+            elif begun != about or self.study.direction.name != direction.upper():
                 raise UserError(
                     f"{self.folder} holds a sweep of other settings: {' '.join(begun['given'])} over "
-                    f"{', '.join(begun['space'])}. Give the same, or another folder: hydra.sweep.dir=FOLDER."
+                    f"{', '.join(begun['space'])}, hydra.sweeper.direction={self.study.direction.name.lower()}. "
+                    "Give the same, or another folder: hydra.sweep.dir=FOLDER."
                 )
         self.n_trials = len(self.study.trials) if sampler is None else n_trials
 
     def _enqueue_grid(self) -> None:
-        if not all(hasattr(distribution, "choices") for distribution in self.space.values()):
-            raise UserError("A grid has choices for every key. Give key=1,2,3, or sweep=optuna for ranges.")
         for values in itertools.product(*(distribution.choices for distribution in self.space.values())):  # type: ignore[attr-defined]
             self.study.enqueue_trial(dict(zip(self.space, values, strict=True)), skip_if_exists=True)
 
@@ -146,7 +160,7 @@ class Study:
             self.study.tell(handle, float(outcome))
             return f"{outcome:.4f}"
         said = f"{self.metric} is {outcome}" if isinstance(outcome, int | float) else str(outcome)
-        reason = NO_VALUE if outcome is None else (said or type(outcome).__name__).splitlines()[0]
+        reason = NO_VALUE if outcome is None else shareable((said or type(outcome).__name__).splitlines()[0])
         handle.set_user_attr("error", reason)
         self.study.tell(handle, state=TrialState.FAIL)
         return reason if outcome is None else f"failed: {reason}"
@@ -252,6 +266,16 @@ _STYLE = (
 def brief(value: Any) -> str:
     """A cell of a table."""
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def shareable(reason: str) -> str:
+    """What ended a trial, as a study keeps it: without secrets, and without what is quoted where it speaks of users.
+
+    >>> shareable("users.csv: user_id 'x@y' names 2 rows")
+    "users.csv: user_id '…' names 2 rows"
+    """
+    quoted = r"(?<!\w)([\"'])(?:\\.|(?!\1).)*\1"
+    return masked(re.sub(quoted, "'…'", reason) if "user" in reason.lower() else reason)
 
 
 def lock_of(folder: Path, name: str) -> "FileLock":

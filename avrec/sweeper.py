@@ -20,7 +20,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from avrec.batch import UserError
 from avrec.hints import CONF
+from avrec.secrets import masked
 
 
 def register() -> None:
@@ -62,7 +64,7 @@ class StudySweeper(Sweeper):
         direction: str = "maximize",
     ) -> None:
         self.params = dict(params)
-        self.n_jobs = n_jobs
+        self.n_jobs, self.pruner = n_jobs, pruner
         self.options = {"n_trials": n_trials, "sampler": sampler, "direction": direction}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -77,11 +79,12 @@ class StudySweeper(Sweeper):
         """Run the trials that are left, and write what the sweep came to; a grid needs no Optuna, and is then Hydra's.
 
         Raises:
-            UserError: nothing is varied, the folder holds another sweep, a run of a grid failed, or all runs.
+            UserError: an option is not possible, nothing is varied, the folder holds another sweep, a run of a grid
+                failed, or all runs.
         """
-        from avrec.batch import UserError
         from avrec.sweep import NO_VALUE, Study
 
+        self._check_options()
         grid = self.options["sampler"] is None
         if grid and find_spec("optuna") is None:
             say("no table and no pictures at the end: they need Optuna, pip install 'avrec[sweep]'")
@@ -129,8 +132,25 @@ class StudySweeper(Sweeper):
         basic.config, basic.hydra_context, basic.launcher = self.config, self.hydra_context, self.launcher
         basic.sweep(arguments)
 
+    def _check_options(self) -> None:
+        n_trials, sampler, direction = self.options.values()
+        for key, number in (("n_trials", n_trials), ("n_jobs", 1 if self.n_jobs is None else self.n_jobs)):
+            if not isinstance(number, int) or number < 1:
+                raise UserError(f"hydra.sweeper.{key}={number} is not possible. Give a whole number from 1.")
+        if direction not in ("maximize", "minimize"):
+            raise UserError(f"hydra.sweeper.direction={direction} is not possible. Give maximize or minimize.")
+        for key, made, method in (("sampler", sampler, "sample_relative"), ("pruner", self.pruner, "prune")):
+            if made is not None and not hasattr(made, method):
+                raise UserError(
+                    f"hydra.sweeper.{key}={made} is none of Optuna's. Give its class by name, as "
+                    f"conf/sweep/optuna.yaml does in hydra.sweeper.{key}._target_."
+                )
+
     def _check(self, given: list[str], space: Mapping[str, Any]) -> None:
-        """Refuse a wrong key, or an option that is not there, before there is a study."""
+        """Refuse a wrong key, an option that is not there, or a secret that is varied, before there is a study."""
+        for key, distribution in space.items():
+            if any(masked(f"{key}={choice}") != f"{key}={choice}" for choice in getattr(distribution, "choices", ())):
+                raise UserError(f"{key} would be kept in the study, and holds a secret. Give it one value.")
         first = {key: getattr(d, "choices", [getattr(d, "low", None)])[0] for key, d in space.items()}
         options = [{key: c} for key, d in space.items() if (CONF / key).is_dir() for c in getattr(d, "choices", ())]
         for option in options or [{}]:
@@ -164,7 +184,10 @@ def distribution_of(override: Override) -> Any:
         return CategoricalDistribution(list(override.sweep_string_iterator()))
     whole = isinstance(value.start, int) and isinstance(value.end, int)
     make: Any = IntDistribution if whole else FloatDistribution
-    return make(value.start, value.end, log="log" in value.tags)
+    try:
+        return make(value.start, value.end, log="log" in value.tags)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{override.input_line} is not possible: {error}") from error
 
 
 def say(line: str) -> None:
@@ -188,3 +211,5 @@ def show(rows: list[dict[str, Any]], best: str | None, folder: Path) -> None:
     say(f"all trials, and pictures: {folder / 'sweep.html'} and trials.csv")
     if best:
         say(f"the best is trial {rows[0]['trial']}; trained and measured in full:\n  {best}")
+        if "***" in best:
+            say("*** stands for a secret, which a sweep does not keep: give it again.")

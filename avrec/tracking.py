@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from avrec.batch import UserError
+
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
@@ -60,20 +62,31 @@ def tracked(trainer: "pl.Trainer", config: Mapping[str, Any], data: Mapping[str,
         trainer: with its loggers.
         config: plain, resolved, without secrets.
         data: fingerprint and counts.
+
+    Raises:
+        UserError: a tracker does not take the run.
     """
     from avrec.config import building
 
-    failed, loggers = True, list[Any](trainer.loggers)
+    failed, begun = True, list[Any]()
     try:
-        for logger in loggers:
+        for logger in list[Any](trainer.loggers):
             with building(f"logger.{_kind(logger)}"):
                 logger.log_hyperparams({**config, "code": code_version(), "catalogue": dict(data)})
+                begun.append(logger)
                 if _kind(logger) == "wandb":
                     _read_by(logger.experiment, data)
         yield
         failed = False
+    except UserError as error:
+        if "No API key" in str(error):
+            raise UserError(
+                "logger.wandb.offline=false, and W&B has no API key here. Run wandb login, or leave offline=true: "
+                "wandb sync sends the run later."
+            ) from error
+        raise
     finally:
-        for logger in loggers:
+        for logger in begun:  # one that could not begin would be made to once more
             logger.finalize("failed" if failed else "success")
             if _kind(logger) == "wandb":
                 logger.experiment.finish(exit_code=int(failed))

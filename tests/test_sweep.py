@@ -89,6 +89,24 @@ def test_a_folder_holds_one_sweep(tmp_path: Path) -> None:
     study_of(tmp_path, given=["dim=16"], n_trials=30)
     with pytest.raises(UserError, match=r"holds a sweep of other settings: dim=16 over optimizer\.lr"):
         study_of(tmp_path, given=["dim=32"])
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.direction=maximize"):
+        study_of(tmp_path, given=["dim=16"], direction="minimize")
+
+
+def test_a_sweep_keeps_no_secret_and_no_user(tmp_path: Path) -> None:
+    given = ["+store.accessToken=hush", "data.root=db://me:hu/sh@host/x"]
+    study = study_of(tmp_path, given=given, n_trials=2)
+    study_of(tmp_path, given=given)
+    for outcome in (0.5, UserError("users.csv: user_id 'x@y' names 2 rows, ?token=hush")):
+        trial = study.claim()
+        assert trial is not None
+        study.tell(trial, outcome)
+    assert (study.best_command() or "").startswith(
+        "python train.py '+store.accessToken=***' 'data.root=db://***@host/x' "
+    )
+    assert study.write()[1]["error"] == "users.csv: user_id '…' names 2 rows, ?token=***"
+    for path in (path for path in tmp_path.iterdir() if path.is_file()):
+        assert not any(word in path.read_bytes() for word in (b"hush", b"hu/sh", b"x@y")), path
 
 
 def test_a_trial_in_other_hands_is_left_alone_and_an_orphan_is_taken_up(tmp_path: Path) -> None:
@@ -211,6 +229,34 @@ def test_a_sweep_varies_something(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="A sweep varies something"):
         sweeper_of(tmp_path, None, params={}).sweep(["dim=16"])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "override", "message"),
+    [
+        ({"direction": "up"}, "", r"hydra\.sweeper\.direction=up is not possible\. Give maximize or minimize"),
+        ({"n_trials": "x"}, "", r"hydra\.sweeper\.n_trials=x is not possible\. Give a whole number from 1"),
+        ({"n_jobs": -1}, "", r"hydra\.sweeper\.n_jobs=-1 is not possible"),
+        ({"sampler": "tpe"}, "", r"hydra\.sweeper\.sampler=tpe is none of Optuna's"),
+        ({"pruner": "median"}, "", r"hydra\.sweeper\.pruner=median is none of Optuna's"),
+        ({"sampler": None}, "a=interval(0,1)", "A grid has choices for every key"),
+        ({}, "a=tag(log,interval(0,1e-2))", r"a=tag\(log,interval\(0,1e-2\)\) is not possible: "),
+        ({}, "a=interval(1e-2,1e-3)", r"a=interval\(1e-2,1e-3\) is not possible: "),
+        ({}, "+api_key=x,y", r"api_key would be kept in the study, and holds a secret"),
+    ],
+)
+def test_a_sweep_that_cannot_work_leaves_no_study(
+    tmp_path: Path, option: dict[str, Any], override: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        sweeper_of(tmp_path, None, params={"seed": "0,1"}, **option).sweep([override] if override else [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_study_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_text("garbage")
+    with pytest.raises(UserError, match=r"study\.db cannot be used as a study: .*hydra\.sweep\.dir=FOLDER"):
+        study_of(tmp_path)
 
 
 @pytest.mark.parametrize(

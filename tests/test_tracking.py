@@ -16,6 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from avrec import config, tracking
+from avrec.batch import UserError
 from avrec.config import plain
 from avrec.evaluation.protocol import Result
 from train import train
@@ -129,6 +130,15 @@ def test_wandb_is_told_what_a_run_reads_and_that_it_failed(tmp_path: Path, offli
     assert run.use_artifact.called is not offline, "W&B refuses it offline"
     logger.finalize.assert_called_once_with("failed")
     logger.experiment.finish.assert_called_once_with(exit_code=1)
+
+
+def test_wandb_without_a_key_is_one_sentence_and_is_asked_once() -> None:
+    logger = type("WandbLogger", (MagicMock,), {})()
+    logger.log_hyperparams.side_effect = RuntimeError("No API key configured. Use `wandb login` to log in.")
+    trainer: Any = SimpleNamespace(loggers=[logger])
+    with pytest.raises(UserError, match="W&B has no API key here"), tracking.tracked(trainer, {}, {}):
+        pass
+    assert not logger.finalize.called
 
 
 def test_an_offline_run_of_another_wandb_keeps_the_catalogue(tmp_path: Path) -> None:
