@@ -1,5 +1,6 @@
 """The only file that knows Hydra and OmegaConf: from a config to the pieces, and from a user's slip to its cure."""
 
+import errno
 import logging
 import os
 import re
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from avrec.training.module import TwoTowerModule
 
 log = logging.getLogger(__name__)
+_PIECES = (
+    *("data", "split", "datamodule", "fusion", "item_tower", "user_tower", "score", "objective", "optimizer"),
+    *("scheduler", "trainer", "evaluation", "monitor", "seed"),
+)
+_OF_RUN = "It must be as train.py wrote it: take it from a backup, or train again."
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -228,7 +234,7 @@ def of_run(ckpt: str | Path, root: str | Path | None = None) -> DictConfig:
     """The config of the run that a checkpoint belongs to; ``root`` is where its catalogue lies now, None: as it says.
 
     Raises:
-        UserError: there is no such checkpoint, or no config.yaml beside its folder.
+        UserError: there is no such checkpoint, no config.yaml beside its folder, or none of a run.
     """
     ckpt = Path(ckpt)
     if not ckpt.is_file():
@@ -238,8 +244,7 @@ def of_run(ckpt: str | Path, root: str | Path | None = None) -> DictConfig:
         raise UserError(
             f"ckpt={ckpt} has no {path}. A checkpoint must lie in its run folder: RUN/checkpoints/best.ckpt."
         )
-    cfg = OmegaConf.load(path)
-    assert isinstance(cfg, DictConfig)
+    cfg = _read_run(path)
     for key in ("defaults", "hydra"):
         cfg.pop(key, None)
     cfg.run_dir = str(path.parent)
@@ -248,12 +253,24 @@ def of_run(ckpt: str | Path, root: str | Path | None = None) -> DictConfig:
     return cfg
 
 
+def _read_run(path: Path) -> DictConfig:
+    try:
+        cfg = OmegaConf.load(path)
+    except Exception as error:  # what is no YAML makes its readers raise nearly anything
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}. {_OF_RUN}") from error
+    missing = [key for key in _PIECES if not isinstance(cfg, DictConfig) or key not in cfg]
+    if missing:
+        raise UserError(f"{path} is not the config of a run: it has no {', no '.join(missing[:3])}. {_OF_RUN}")
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
 def changed_since(cfg: DictConfig, ckpt: str | Path, sections: Sequence[str]) -> str:
     """The run's own values, as ``key=value``, of the keys in these sections that a checkpoint's run had otherwise."""
     path = Path(ckpt).resolve().parent.parent / "config.yaml"
     if not path.is_file():
         return ""
-    theirs: Any = OmegaConf.load(path)
+    theirs = _read_run(path)
     pairs = ((f"{s}.{key}", cfg[s].get(key), value) for s in sections for key, value in (theirs.get(s) or {}).items())
     return " ".join(f"{key}={value}" for key, ours, value in pairs if ours != value)
 
@@ -307,7 +324,9 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> int:
 
 @contextmanager
 def slips(run_dir: str | Path | None = None) -> Iterator[None]:
-    """Turn a user's mistake or a stop into a message and an exit status.
+    """Turn a user's mistake, a file that the system refuses, or a stop into a message and an exit status.
+
+    With ``hydra.verbose=true`` the traceback is said, too.
 
     After a mistake, a ``run_dir`` to which nothing but the log has been written is removed.
 
@@ -318,19 +337,40 @@ def slips(run_dir: str | Path | None = None) -> Iterator[None]:
 
     try:
         yield
-    except UserError as error:
-        if run_dir is not None and _one_of_many():  # the others go on
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        if run_dir is not None:
-            _remove_if_bare(Path(run_dir))
-        raise SystemExit(2) from None
     except TrainingStoppedError as error:
         print(error, file=sys.stderr)
         raise SystemExit(128 + error.signum) from None
+    except Exception as error:
+        said = str(error) if isinstance(error, UserError) else _no_place(error)
+        if said is None:
+            raise
+        log.debug("%s", said, exc_info=True)
+        if run_dir is not None and _one_of_many():  # the others go on
+            raise UserError(said) from error
+        print(f"error: {said}", file=sys.stderr)
+        if run_dir is not None:
+            _remove_if_bare(Path(run_dir))
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("stopped; what was prepared or saved is kept", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _no_place(error: BaseException) -> str | None:
+    """What to say of a file that the system refuses; None: it is something else."""
+    full = os.strerror(errno.ENOSPC)
+    if full in str(error) and not isinstance(error, OSError):  # safetensors and polars have errors of their own
+        error = OSError(errno.ENOSPC, full)
+    while not isinstance(error, OSError) and error.__cause__:  # logging raises a ValueError from it
+        error = error.__cause__
+    if not isinstance(error, OSError) or isinstance(error, ConnectionError | TimeoutError):
+        return None
+    if not error.filename and error.errno != errno.ENOSPC:
+        return None
+    return (
+        f"{error.filename2 or error.filename or 'A file'} cannot be opened or written: {error.strerror}. If it is one "
+        "that the command writes, make room or give another place (hydra.run.dir, hydra.sweep.dir, cache_dir, out)."
+    )
 
 
 def _one_of_many() -> bool:

@@ -1,12 +1,15 @@
 """Settings and checkpoints that cannot work: each is one clear error, and nothing that was there is changed."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from avrec import config
 from avrec.batch import UserError
 from train import train
 
@@ -108,11 +111,63 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing(
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+def from_os_error() -> None:
+    try:
+        open("/dev/null/log.txt")  # noqa: SIM115
+    except OSError as error:
+        raise ValueError("Unable to configure handler 'file'") from error
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (lambda: Path("/dev/null/run").mkdir(), "error: /dev/null/run cannot be opened or written: Not a directory."),
+        (from_os_error, "error: /dev/null/log.txt cannot be opened or written: Not a directory."),
+        (
+            lambda: os.write(os.open("/dev/full", os.O_WRONLY), b"x"),
+            "A file cannot be opened or written: No space left",
+        ),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_one_sentence(
+    act: Any, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"), config.slips():
+        act()
+    err = capsys.readouterr().err
+    assert said in err
+    assert "give another place (hydra.run.dir" in err
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), BrokenPipeError(32, "Broken pipe"), OSError("no file")])
+def test_other_errors_keep_their_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)), config.slips():
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", r"config\.yaml is not the config of a run: it has no data, no split"),
+        ("a: [", r"config\.yaml cannot be read: .* It must be as train\.py wrote it"),
+        ("", "is not the config of a run"),
+    ],
+)
+def test_a_damaged_config_of_a_run_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    ckpt = tmp_path / "checkpoints" / "best.ckpt"
+    ckpt.parent.mkdir()
+    ckpt.touch()
+    (tmp_path / "config.yaml").write_text(text)
+    for read in (lambda: config.of_run(ckpt), lambda: config.changed_since(OmegaConf.create(), ckpt, ())):
+        with pytest.raises(UserError, match=message):
+            read()
+
+
 def test_a_stop_waits_for_the_optimizer(compose_cfg: Any, tmp_path: Path) -> None:
     """Asked to stop after the first of two batches whose gradients are added up, it stops after the second."""
     import pytorch_lightning as pl
 
-    from avrec import config, pipeline
+    from avrec import pipeline
     from avrec.training.callbacks import GracefulStop
     from avrec.training.stop import TrainingStoppedError
 
