@@ -159,6 +159,9 @@ def build_trainer(cfg: DictConfig) -> "pl.Trainer":
     from avrec.training.callbacks import TrialReport
 
     _hush()
+    for node in (cfg.logger or {}).values():
+        if node and node.get("notes"):  # free text that no tracker needs to work
+            node.notes = hidden(node.notes)
     loggers = [instantiate(node, f"logger.{name}") for name, node in (cfg.logger or {}).items() if node]
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in (cfg.callbacks or {}).items() if node]
     if loggers:
