@@ -39,6 +39,7 @@ def tracked(compose_cfg: Any, demo_root: Path, tmp_path_factory: pytest.TempPath
         cfg = compose_cfg(
             *(f"logger=[{','.join(LOGGERS)}]", "report=true", "evaluation.baselines=[]"),
             f"+data_token={SECRET}",
+            f"+logger.wandb.notes='https://me:{SECRET}@host'",
             run_dir=run,
         )
         cfg.data = OmegaConf.load(config.CONF / "data" / "folder.yaml")
