@@ -72,12 +72,8 @@ class Study:
         if sampler is None and not all(hasattr(distribution, "choices") for distribution in space.values()):
             raise UserError("A grid has choices for every key. Give key=1,2,3, or sweep=optuna for ranges.")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.folder, self.space, self.given, self.metric = (
-            Path(folder),
-            dict(space),
-            [masked(one) for one in given],
-            metric,
-        )
+        self.folder, self.space, self.metric = Path(folder), dict(space), metric
+        self.given = [masked(one) for one in given]
         self.folder.mkdir(parents=True, exist_ok=True)
         with lock_of(self.folder, "study"):
             try:
