@@ -38,8 +38,21 @@ def for_hydra(arguments: list[str]) -> list[str]:
         return rest
     if not known.config_path.is_dir():
         raise UserError(f"--config-path {known.config_path} is not a folder. Give a run's folder, or one like conf/.")
-    # A run's config.yaml holds no groups: those of Hydra's own that it names are here.
-    return ["--config-path", str(known.config_path.resolve()), *rest, f"hydra.searchpath=['file://{CONF}']"]
+    if "logger=none" in rest:
+        at = rest.index("logger=none")
+        rest[at : at + 1] = [f"logger.{name}=null" for name in _loggers(known.config_path)]
+    # A run's config.yaml holds no groups: those of Hydra's own that it names are here. Overrides must stand together.
+    last = max((i for i, argument in enumerate(rest, 1) if re.match(r"[^-]\S*=|~", argument)), default=len(rest))
+    rest.insert(last, f"hydra.searchpath=['file://{CONF}']")
+    return ["--config-path", str(known.config_path.resolve()), *rest]
+
+
+def _loggers(run: Path) -> list[str]:
+    """The loggers of a run's config."""
+    from omegaconf import OmegaConf
+
+    path = run / "config.yaml"
+    return list(OmegaConf.load(path).get("logger") or ()) if path.is_file() else []
 
 
 def explain(error: Exception, config_name: str) -> str:
@@ -49,6 +62,11 @@ def explain(error: Exception, config_name: str) -> str:
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         key = unknown.group(1).split("@")[0]
+        if "in the defaults list" in text:
+            return (
+                f"{key} is no choice here: a run's config has no groups left. Change its values, {key}.KEY=VALUE; "
+                "logger=none does without loggers."
+            )
         known = known_keys(config_name)
         if key in known:
             group = key.partition(".")[0]

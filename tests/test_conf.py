@@ -113,3 +113,12 @@ def test_an_experiment_has_the_last_word(path: Path) -> None:
 def test_a_debug_run_of_few_batches_has_some(path: Path) -> None:
     """Lightning refuses a share of an epoch that comes to less than a batch."""
     assert isinstance(OmegaConf.load(path).trainer.get("limit_train_batches", 1), int)
+
+
+def test_a_runs_config_goes_without_loggers_and_has_no_groups(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("logger: {wandb: {}, csv: {}}\n")
+    given = ["--config-path", str(tmp_path), "logger=none", "seed=1", "--cfg", "job"]
+    wanted = ["logger.wandb=null", "logger.csv=null", "seed=1", f"hydra.searchpath=['file://{CONF}']", "--cfg", "job"]
+    assert hints.for_hydra(given)[2:] == wanted
+    error = Exception("Could not override 'objective'. No match in the defaults list.")
+    assert "a run's config has no groups left. Change its values, objective.KEY=VALUE" in hints.explain(error, "train")
