@@ -52,7 +52,8 @@ def _loggers(run: Path) -> list[str]:
     from omegaconf import OmegaConf
 
     path = run / "config.yaml"
-    return list(OmegaConf.load(path).get("logger") or ()) if path.is_file() else []
+    config: Any = OmegaConf.load(path) if path.is_file() else {}
+    return list(config.get("logger") or ())
 
 
 def explain(error: Exception, config_name: str) -> str:
