@@ -94,20 +94,15 @@ def check_settings(cfg: "DictConfig") -> None:
             "Give trainer.devices=1, or [N] for the device of that number."
         )
     for key, example in (("validate", "[ndcg@10]"), ("ks", "[10]"), ("metrics", "[ndcg]"), ("baselines", "[]")):
-        if cfg.evaluation[key] is None:
-            raise UserError(f"evaluation.{key}=null is not possible. Give a list: evaluation.{key}={example}.")
+        if isinstance(given := cfg.evaluation[key], str | None):
+            raise UserError(f"evaluation.{key}={given} is not possible. Give a list: evaluation.{key}={example}.")
     check_metrics(cfg.evaluation.metrics, cfg.evaluation.ks)
     check_baselines(cfg.evaluation.baselines)
-    measured = [] if isinstance(cfg.evaluation.validate, str) else list(cfg.evaluation.validate)
-    if not measured:
-        raise UserError(
-            f"evaluation.validate={cfg.evaluation.validate} is no list of metrics: the best weights are chosen by one "
-            "of them. Give evaluation.validate=[ndcg@10]."
-        )
+    measured = list(cfg.evaluation.validate)
     if str(cfg.monitor).removeprefix("val/") not in measured:
         raise UserError(
-            f"monitor={cfg.monitor} is not measured: evaluation.validate has {', '.join(map(str, measured))}. "
-            f"Give monitor=val/{measured[0]}, or add its metric to evaluation.validate."
+            f"monitor={cfg.monitor} is not measured: evaluation.validate has {', '.join(measured) or 'nothing'}. "
+            f"Give monitor=val/{[*measured, 'ndcg@10'][0]}, or add its metric to evaluation.validate."
         )
 
 

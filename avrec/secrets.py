@@ -12,9 +12,10 @@ _HARMLESS = re.compile(
     r"(^|_)((pad|cls|sep|mask|unk|bos|eos|special|max|min|num|n|per)_tokens?|(low|high|band|all)_pass)$"
 )
 _IN_ADDRESS = re.compile(r"(?<=://)(?:[^/\s:]*:\S*|[^/\s]+)(?=@)")  # a password may hold @ and /
-_QUERY = re.compile(r"([?&])([\w.-]+)=([^&\s#'\"]+)")
-_VALUE = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|\[[^\]]*\]|\{[^}]*\}|[^\s,}\]&]+"
-_PAIR = re.compile(rf"([\w.@-]+)['\"]?(=|:(?!//)\s*)({_VALUE})")
+_QUERY = re.compile(r"([?&]([\w.-]+)=)[^&\s#'\"]+")
+_SIGNED = re.compile(r"(^|-)(key|sig|signature)$", re.IGNORECASE)
+_VALUE = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|\[[^\]]*\]|\{[^}]*\}|(?:\\.|[^\s,}\]\\])+"
+_PAIR = re.compile(rf"((?<![\w.@-])([\w.@-]+)['\"]?(?:=|:(?!//)\s*))({_VALUE})")
 
 
 def is_secret(key: str) -> bool:
@@ -40,7 +41,9 @@ def hidden(tree: Any) -> Any:
     if not isinstance(tree, str):
         return tree
     text = re.sub(r"\bBearer\s+[^\s'\"]+", "Bearer ***", _IN_ADDRESS.sub("***", tree))
-    return _QUERY.sub(lambda found: f"{found[1]}{found[2]}=***" if _in_query(found[2]) else found[0], text)
+    return _QUERY.sub(
+        lambda found: f"{found[1]}***" if is_secret(found[2]) or _SIGNED.search(found[2]) else found[0], text
+    )
 
 
 def masked(text: str) -> str:
@@ -51,9 +54,9 @@ def masked(text: str) -> str:
     """
 
     def mask(found: "re.Match[str]") -> str:
-        if any(_hides(part, found[3]) for part in found[1].split(".")):
-            return found[0][: found.start(3) - found.start()] + "***"
-        return found[1] + found[0][len(found[1]) : found.start(3) - found.start()] + _PAIR.sub(mask, found[3])
+        if any(_hides(part, found[3]) for part in found[2].split(".")):
+            return f"{found[1]}***"
+        return found[1] + _PAIR.sub(mask, found[3])
 
     shown: str = hidden(_PAIR.sub(mask, text))
     return shown
@@ -63,7 +66,3 @@ def _hides(key: str, value: Any) -> bool:
     if not value or isinstance(value, bool) or str(value) in ("null", "true", "false"):
         return False
     return is_secret(key) and not (key.endswith("tokens") and str(value).isdigit())
-
-
-def _in_query(key: str) -> bool:
-    return is_secret(key) or bool(re.search(r"(^|-)(key|sig|signature)$", key, re.IGNORECASE))

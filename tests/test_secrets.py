@@ -43,6 +43,8 @@ def test_a_config_is_shown_without_its_secrets(given: Any, shown: Any) -> None:
     ("given", "shown"),
     [
         ("+logger.wandb.settings.api_key=x", "+logger.wandb.settings.api_key=***"),
+        (r"+password=p&a\ ss", "+password=***"),
+        ("data.root=https://host/?dim=3&token=p", "data.root=https://host/?dim=3&token=***"),
         ("++auth.user=me", "++auth.user=***"),
         ("+tokens=[a,b]", "+tokens=***"),
         (r"+store.password='a b\'c'", "+store.password=***"),
