@@ -1,4 +1,4 @@
-"""The index against a slow twin; what it leaves on disk; its mistakes."""
+"""The index against a slow twin; what it leaves on disk; its mistakes. Covers avrec.retrieval.lists, too."""
 
 import json
 import multiprocessing
