@@ -341,7 +341,9 @@ def slips(run_dir: str | Path | None = None) -> Iterator[None]:
     try:
         yield
     except TrainingStoppedError as error:
-        print(error, file=sys.stderr)
+        folder = os.environ.get(sweep.TRIAL, "").partition("@")[2]
+        goes_on = f"stopped; the same command with hydra.sweep.dir={folder} goes on with the sweep"
+        print(goes_on if folder else error, file=sys.stderr)
         raise SystemExit(128 + error.signum) from None
     except Exception as error:
         said = str(error) if isinstance(error, UserError) else _no_place(error)

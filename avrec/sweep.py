@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -131,6 +132,7 @@ class Study:
             return self._taken(found, lock)
 
     def _taken(self, trial: "optuna.Trial", lock: "FileLock") -> Trial:
+        trial.set_user_attr("taken", time.time())
         # What a dead process had already drawn stays as it is.
         values = {name: trial._suggest(name, distribution) for name, distribution in self.space.items()}
         return Trial(trial, [f"{name}={value}" for name, value in values.items()], lock)
@@ -142,6 +144,8 @@ class Study:
             It in a line.
         """
         with lock_of(self.folder, "study"):
+            # Optuna's duration counts from the first process that took it, dead or not.
+            trial.handle.set_user_attr("seconds", round(time.time() - trial.handle.user_attrs["taken"], 1))
             told = self._record(trial.handle, outcome)
             trial.lock.release()
         return ": ".join(filter(None, (f"trial {trial.handle.number}", " ".join(trial.overrides), told)))
@@ -183,7 +187,7 @@ class Study:
                 "state": trial.state.name.lower(),
                 "value": None if trial.value is None else round(trial.value, 6),
                 **{name: trial.params.get(name) for name in self.space},
-                "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
+                "seconds": trial.user_attrs.get("seconds"),
                 "error": trial.user_attrs.get("error"),
             }
             for trial in sorted(trials, key=place)

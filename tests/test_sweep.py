@@ -23,10 +23,11 @@ from hydra.types import HydraContext
 from omegaconf import OmegaConf, open_dict
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from avrec import sweep
+from avrec import config, sweep
 from avrec.batch import UserError
 from avrec.sweep import Study
 from avrec.sweeper import StudySweeper, distribution_of, register
+from avrec.training.stop import TrainingStoppedError
 
 ROOT = Path(__file__).resolve().parent.parent
 LR = {"optimizer.lr": FloatDistribution(1e-3, 1e-1, log=True)}
@@ -117,10 +118,22 @@ def test_a_trial_in_other_hands_is_left_alone_and_an_orphan_is_taken_up(tmp_path
     assert (first.handle.number, second.handle.number) == (0, 1)
     assert one.claim() is None
     first.lock.release()  # as the death of its process does
+    time.sleep(0.3)
     again = other.claim()
     assert again is not None
     assert again.handle.number == 0
     assert again.overrides == first.overrides
+    other.tell(again, 0.5)
+    assert other.rows()[0]["seconds"] < 0.3, "the time that it was dead is not counted"
+
+
+def test_a_sweep_that_is_stopped_says_how_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(sweep.TRIAL, "3@/data/my sweep")
+    with pytest.raises(SystemExit), config.slips():
+        raise TrainingStoppedError(signal.SIGINT, Path("x/checkpoints/last.ckpt"))
+    assert "the same command with hydra.sweep.dir=/data/my sweep goes on with the sweep" in capsys.readouterr().err
 
 
 def work(folder: Path, told: Any, seconds: float) -> None:
