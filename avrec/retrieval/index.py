@@ -71,7 +71,7 @@ class Index:
         query_SD: Array | None = None,
     ) -> None:
         self.ids: list[str] = []
-        self.vector_ND: Array = np.zeros((0, np.shape(vector_ND)[-1]), np.float32)
+        self.vector_ND: Array = np.zeros((0, (np.shape(vector_ND) or (0,))[-1]), np.float32)
         self.recall: float | None = None
         # Names of rows, rising, that stay when others are removed: the lists need no rebuilding.
         self._key_N: Array = np.zeros(0, np.int64)
@@ -94,7 +94,7 @@ class Index:
         k: int = 10,
         allow: Iterable[str] | None = None,
         deny: Iterable[str] = (),
-        seen: Sequence[Iterable[str]] | None = None,
+        seen: Iterable[Iterable[str]] | None = None,
     ) -> Found:
         """The k items with the largest products. Ids in filters that the index does not have are passed over.
 
@@ -106,34 +106,32 @@ class Index:
             seen: per query, none of these.
 
         Raises:
-            UserError: k below 1, queries of another shape or not finite, or not one list of seen items per query.
+            UserError: k below 1, queries of another shape or not finite, a filter of something else than ids, or not
+                one list of seen items per query.
         """
-        query_BD = np.require(query_BD, np.float32, ["C", "W"])
+        query_BD = _numbers(query_BD, "Queries")
         if (
             not isinstance(k, int | np.integer)
+            or isinstance(k, bool)
             or k < 1
             or query_BD.ndim != 2
             or query_BD.shape[1] != self.vector_ND.shape[1]
         ):
             raise UserError(
-                f"k={k} and queries of shape {query_BD.shape} were given. k must be a whole number from 1, "
+                f"k={k!r} and queries of shape {query_BD.shape} were given. k must be a whole number from 1, "
                 f"and queries (B, {self.vector_ND.shape[1]})."
             )
-        if (
-            isinstance(allow, str)
-            or isinstance(deny, str)
-            or (seen is not None and any(isinstance(s, str) for s in seen))
-        ):
-            raise UserError("A filter is one text, which would be read letter by letter. Give a list of ids: [ID].")
-        if seen is not None and len(seen) != len(query_BD):
-            raise UserError(f"{len(seen)} lists of seen items for {len(query_BD)} queries. Give one list per query.")
         _check_finite(query_BD, "a query")
-        denied = self._rows(deny)
-        hidden = [denied] * len(query_BD) if seen is None else [np.union1d(denied, self._rows(own)) for own in seen]
+        try:
+            rows, denied = None if allow is None else self._rows(allow), self._rows(deny)
+            hidden = [denied] * len(query_BD) if seen is None else [np.union1d(denied, self._rows(own)) for own in seen]
+        except TypeError as error:
+            raise UserError(f"A filter holds something else than ids: {error}. Give lists of ids: [ID].") from error
+        if len(hidden) != len(query_BD):
+            raise UserError(f"{len(hidden)} lists of seen items for {len(query_BD)} queries. Give one list per query.")
         fetched = k + max((len(rows) for rows in hidden), default=0)
         # Lists know no filters: what they may take away is fetched on top, as long as that is little.
         exact = allow is not None or self._lists is None or fetched > min(MOST_FETCHED, len(self) // 8)
-        rows = None if allow is None else self._rows(allow)
         row_BK, score_BK = self._search(query_BD, min(k, len(self)), hidden, None if exact else fetched, rows)
         found = zip(row_BK.tolist(), (score_BK > -np.inf).sum(axis=1).tolist(), strict=True)
         return Found([[self.ids[row] for row in rows[:count]] for rows, count in found], score_BK)
@@ -237,14 +235,14 @@ class Index:
         # "c": torch wants memory that it could write to; what is written stays in this process.
         vector_ND = np.load(path / f"vectors-{stamp}.npy", mmap_mode="c" if mapped else None, allow_pickle=False)
         ids, keys = about["ids"], np.asarray(about["keys"], np.int64)
+        if vector_ND.ndim != 2 or not (mapped or np.isfinite(vector_ND).all()) or (np.diff(keys) <= 0).any():
+            raise ValueError("its vectors or keys are damaged")
         index = cls([], vector_ND[:0])
         index.ids, index.vector_ND, index.recall = ids, vector_ND.view(np.ndarray), about["recall"]
         index._row = {item_id: row for row, item_id in enumerate(ids)}
         fits = isinstance(ids, list) and all(isinstance(item_id, str) for item_id in ids)
         if not fits or vector_ND.dtype != np.float32 or not len(index._row) == len(vector_ND) == len(keys) == len(ids):
             raise ValueError("its files are not of one index")
-        if not mapped:
-            _check_finite(vector_ND, "an embedding")
         index._key_N = keys
         if about["probes"]:
             index._lists = InvertedLists.read(path / f"lists-{stamp}.faiss", about["probes"], mapped)
@@ -260,16 +258,18 @@ class Index:
     # ---- what is in it
 
     def _append(self, ids: Sequence[str], vector_ND: Array) -> None:
-        ids, vector_ND = list(ids), np.require(vector_ND, np.float32, ["C", "W"])
+        ids, vector_ND = list(ids), _numbers(vector_ND, "Vectors")
         if vector_ND.shape != (len(ids), self.vector_ND.shape[1]):
             raise UserError(
                 f"{len(ids)} ids and vectors of shape {vector_ND.shape} were given; "
                 f"({len(ids)}, {self.vector_ND.shape[1]}) would fit."
             )
         known = set(self.ids)
-        wrong = next((i for i in ids if not isinstance(i, str) or i in known or known.add(i)), None)  # type: ignore[func-returns-value]
-        if wrong is not None:
-            raise UserError(f"The id {wrong!r} is no text, or stands twice. Ids are distinct strings; remove it first.")
+        wrong = [i for i in ids if not isinstance(i, str) or i in known or known.add(i)]  # type: ignore[func-returns-value]
+        if wrong:
+            raise UserError(
+                f"The id {wrong[0]!r} is no text, or stands twice. Ids are distinct strings; remove it first."
+            )
         _check_finite(vector_ND, "an embedding")
         self.ids += ids
         self.vector_ND = np.concatenate([self.vector_ND, vector_ND]) if len(self.vector_ND) else vector_ND
@@ -278,6 +278,8 @@ class Index:
 
     def _rows(self, ids: Iterable[str]) -> Array:
         """Distinct rows of the ids that are there, in order."""
+        if isinstance(ids, str):
+            raise UserError("A filter is one text, which would be read letter by letter. Give a list of ids: [ID].")
         return np.unique(np.asarray([self._row[i] for i in ids if i in self._row], np.int64))
 
     # ---- search in blocks of queries, exactly or (where a number is to be fetched) in the lists
@@ -370,6 +372,13 @@ def _is_empty(folder: Path) -> bool:
 def _remove(paths: Iterable[Path]) -> None:
     for path in list(paths):
         path.unlink(missing_ok=True)
+
+
+def _numbers(values: Any, what: str) -> Array:
+    try:
+        return np.require(values, np.float32, ["C", "W"])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{what} are no array of numbers: {error}. Give a numpy array of float32.") from error
 
 
 def _check_finite(values: Array, what: str) -> None:

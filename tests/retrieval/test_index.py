@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -241,11 +242,21 @@ def save_in_turns(folder: Path, *indexes: Index) -> None:
             index.save(folder)
 
 
-@pytest.mark.parametrize("change", [{"ids": ["a", "a"]}, {"ids": [1, 2]}, {"ids": "ab"}, {"ids": {"a": 0, "b": 1}}])
+@pytest.mark.parametrize(
+    "change", [*({"ids": ids} for ids in (["a", "a"], [1, 2], "ab", {"a": 0, "b": 1})), {"keys": [0, 0]}]
+)
 def test_ids_that_are_none_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     folder = Index(["a", "b"], np.eye(2)).save(tmp_path / "index")
     about = json.loads((folder / "index.json").read_text())
     (folder / "index.json").write_text(json.dumps({**about, **change}))
+    with pytest.raises(UserError, match="is no index that can be read"):
+        Index.load(folder)
+
+
+@pytest.mark.parametrize("vectors", [np.full((2, 2), np.nan, np.float32), np.eye(2), np.ones(2, np.float32)])
+def test_vectors_that_are_none_are_refused(tmp_path: Path, vectors: np.ndarray) -> None:
+    folder = Index(["a", "b"], np.eye(2)).save(tmp_path / "index")
+    np.save(next(folder.glob("vectors-*.npy")), vectors)
     with pytest.raises(UserError, match="is no index that can be read"):
         Index.load(folder)
 
@@ -284,11 +295,17 @@ def test_a_damaged_folder_is_one_clear_error(tmp_path: Path, damage: str) -> Non
         (lambda index: index.add(["a"], np.ones((1, 2))), "id 'a' is no text, or stands twice"),
         (lambda index: index.add(["c", "c"], np.ones((2, 2))), "id 'c' is no text, or stands twice"),
         (lambda index: index.add([7], np.ones((1, 2))), "id 7 is no text"),
+        (lambda index: index.add([None], np.ones((1, 2))), "id None is no text"),
+        (lambda index: index.add(["c"], [["x", "y"]]), "Vectors are no array of numbers"),
         (lambda index: index.add(["c"], np.ones((1, 3))), r"1 ids and vectors of shape \(1, 3\)"),
         (lambda index: index.add(["c"], np.full((1, 2), np.nan)), "embedding is not finite"),
         (lambda index: index.remove(["a", "z"]), "1 ids are not in the index, the first is 'z'. Nothing is removed"),
         (lambda index: index.search(np.ones((1, 2)), 0), "k must be a whole number from 1"),
         (lambda index: index.search(np.ones((1, 2)), None), "k=None and queries"),
+        (lambda index: index.search(np.ones((1, 2)), True), "k=True and queries"),
+        (lambda index: index.search(torch.ones(1, 2, requires_grad=True)), "Queries are no array of numbers"),
+        (lambda index: index.search(np.ones((1, 2)), deny=None), "A filter holds something else than ids"),
+        (lambda index: index.search(np.ones((1, 2)), seen=[None]), "A filter holds something else than ids"),
         (lambda index: index.search(np.ones(2)), r"queries \(B, 2\)"),
         (lambda index: index.search(np.full((1, 2), np.inf)), "query is not finite"),
         (lambda index: index.search(np.ones((2, 2)), seen=[[]]), "Give one list per query"),
