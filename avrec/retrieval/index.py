@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,7 +185,7 @@ class Index:
         if folder.exists() and not (folder / "index.json").is_file() and not _is_empty(folder):
             raise UserError(f"{folder} is there and is no index. Give another folder, or remove it.")
         # index.json comes last, and names the files that belong to it.
-        stamp = uuid.uuid4().hex[:12]
+        before, stamp = _stamp_of(folder), uuid.uuid4().hex[:12]
         probes = self._lists and self._lists.probes
         about = {"format": FORMAT, "recall": self.recall, "probes": probes, "stamp": stamp, "ids": self.ids}
         try:
@@ -196,9 +197,9 @@ class Index:
             beside.write_text(json.dumps({**about, "keys": self._key_N.tolist()}), "utf-8")
             beside.replace(folder / "index.json")
         except OSError as error:
-            _remove(folder.glob(f"*-{stamp}.*"))
+            _remove(folder, stamp)
             raise UserError(f"{folder} cannot be written: {error.strerror}. Give another folder.") from error
-        _remove(path for path in folder.glob("*-*.*") if stamp not in path.name)
+        _remove(folder, before)
         return folder
 
     @classmethod
@@ -369,9 +370,19 @@ def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and not any(folder.iterdir())
 
 
-def _remove(paths: Iterable[Path]) -> None:
-    for path in list(paths):
-        path.unlink(missing_ok=True)
+def _stamp_of(folder: Path) -> str:
+    """What marks the files of the index that is there; "" where there is none that can be read."""
+    try:
+        return str(json.loads((folder / "index.json").read_text("utf-8"))["stamp"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _remove(folder: Path, stamp: str) -> None:
+    """Remove the files of one index; others in the folder are not its."""
+    for name in (f"vectors-{stamp}.npy", f"lists-{stamp}.faiss", f"index-{stamp}.json"):
+        with suppress(OSError):  # it was never written
+            (folder / name).unlink()
 
 
 def _numbers(values: Any, what: str) -> Array:

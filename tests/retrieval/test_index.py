@@ -202,6 +202,10 @@ def test_saving_replaces_an_index_and_nothing_else(tmp_path: Path) -> None:
     mapped = Index.load(tmp_path / "index", mapped=True)
     Index(["b", "c"], np.eye(2)).save(tmp_path / "index")
     assert Index.load(tmp_path / "index").ids == ["b", "c"]
+    (tmp_path / "index" / "how-it-was-built.txt").write_text("with care")
+    Index(["b", "c"], np.eye(2)).save(tmp_path / "index")
+    assert (tmp_path / "index" / "how-it-was-built.txt").read_text() == "with care"
+    assert len(list((tmp_path / "index").iterdir())) == 3
     assert mapped.search(np.ones((1, 2)), 1).ids == [["a"]]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").write_text("dear")
