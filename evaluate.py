@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 
-from avrec.batch import UserError
-from avrec.config import entry, slips
+from avrec.cli.main import entry, user_errors_as_exit_codes
+from avrec.errors import UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from avrec.evaluation.comparison import Comparison
-    from avrec.measuring import Asked
-    from avrec.pipeline import Run
+    from avrec.run.build import Run
+    from avrec.run.measure import Asked
 
 
 def evaluate(cfg: "DictConfig") -> list[Any]:
@@ -33,44 +33,44 @@ def evaluate(cfg: "DictConfig") -> list[Any]:
     Raises:
         UserError: no such split, a checkpoint is missing or does not fit its run, or the two runs cannot be compared.
     """
-    from avrec import config, measuring, pipeline
-    from avrec.evaluation.protocol import write_results
+    from avrec.evaluation.results import write_results
+    from avrec.run import build, measure, outputs, restore
 
     if cfg.role not in ("val", "test"):
         raise UserError(f"role={cfg.role} is no split that is ranked. Give role=test or role=val.")
-    timing = pipeline.Timing()
+    timing = outputs.Timing()
     run_dir = Path(cfg.ckpt).resolve().parent.parent
     with timing.part("total"):
         with timing.part("prepare"):
-            run = pipeline.of_checkpoint(cfg.ckpt, cfg.data.root)
+            run = restore.of_checkpoint(cfg.ckpt, cfg.data.root)
             names = run.cfg.evaluation.baselines if cfg.baselines is None else cfg.baselines
-            measuring.check_baselines(names)
+            measure.check_baselines(names)
             rival = rival_of(cfg, run) if cfg.against else None
-            baselines = measuring.Baselines(names, run)
+            baselines = measure.Baselines(names, run)
             asked = asked_of(cfg, run)
-            measuring.read_columns(run.data, asked)
+            measure.read_columns(run.data, asked)
         with timing.part("test"):
-            trainer = config.build_ranking_trainer(run.cfg)
-            results = measuring.measure(trainer, run.module, run.data, baselines, asked)
+            trainer = build.build_ranking_trainer(run.cfg)
+            results = measure.measure(trainer, run.module, run.data, baselines, asked)
             if cfg.ablation:
-                results += measuring.ablate(run.module, run.data, asked)
+                results += measure.ablate(run.module, run.data, asked)
         with timing.part("compare"):
             comparison = compare(cfg, run, rival) if rival else []
     out = Path(cfg.out) if cfg.out else run_dir / "evaluation.json"
-    summary = pipeline.data_summary(run.data) | measuring.check_health(run.module, run.data, cfg.role)
+    summary = outputs.data_summary(run.data) | measure.check_health(run.module, run.data, cfg.role)
     write_results(out, results, timing.seconds, summary, [one.as_dict() for one in comparison])
-    measuring.show(results)
+    measure.show(results)
     show_comparison(comparison)
     if cfg.report:
         page = out.parent / ("report.html" if cfg.role == "test" else f"report_{cfg.role}.html")
-        pipeline.write_report(run, results, run_dir, page, timing, summary, cfg.role)
+        outputs.write_report(run, results, run_dir, page, timing, summary, cfg.role)
     print(f"written: {out}", file=sys.stderr)
     return results
 
 
 def asked_of(cfg: "DictConfig", run: "Run") -> "Asked":
     """What this command asks, and for what it leaves open, what the run asked."""
-    from avrec.measuring import Asked
+    from avrec.run.measure import Asked
 
     return Asked.of(
         run.cfg.evaluation, cfg.role, ks=cfg.ks, metrics=cfg.metrics, slices=cfg.slices, candidates=cfg.candidates
@@ -83,7 +83,6 @@ def rival_of(cfg: "DictConfig", run: "Run") -> "Run":
     Raises:
         UserError: ``cfg.against`` is no checkpoint, or one of another catalogue or split.
     """
-    from avrec import pipeline
     from avrec.evaluation.comparison import check_same_question, comparable
 
     comparable(asked_of(cfg, run).metrics)
@@ -91,7 +90,7 @@ def rival_of(cfg: "DictConfig", run: "Run") -> "Run":
         raise UserError(
             f"against={cfg.against} is not a file. Give another run's checkpoint: against=RUN/checkpoints/best.ckpt."
         )
-    rival = pipeline.of_checkpoint(cfg.against, cfg.data.root)
+    rival = restore.of_checkpoint(cfg.against, cfg.data.root)
     if rival.data.fingerprint["catalogue"] != run.data.fingerprint["catalogue"]:
         raise UserError(
             f"against={cfg.against} was trained on other items, users or interactions than ckpt={cfg.ckpt}. "
@@ -105,14 +104,14 @@ def rival_of(cfg: "DictConfig", run: "Run") -> "Run":
 
 def compare(cfg: "DictConfig", run: "Run", rival: "Run") -> "list[Comparison]":
     """A measured run against another, which is measured here, user by user at the first k."""
-    from avrec import config
     from avrec.evaluation.comparison import Contender
     from avrec.evaluation.comparison import compare as compare_users
     from avrec.evaluation.ranking import EmbeddingScorer
-    from avrec.measuring import more_slices
+    from avrec.run import build
+    from avrec.run.measure import more_slices
 
     loaders = rival.data.ranking_loaders(cfg.role)
-    config.build_ranking_trainer(rival.cfg).test(rival.module, loaders, verbose=False)
+    build.build_ranking_trainer(rival.cfg).test(rival.module, loaders, verbose=False)
     names = names_of(cfg.ckpt, cfg.against)
     contenders = (
         Contender(
@@ -167,7 +166,7 @@ def show_comparison(comparison: "list[Comparison]") -> None:
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: "DictConfig") -> None:
     """Measure."""
-    with slips():
+    with user_errors_as_exit_codes():
         evaluate(cfg)
 
 

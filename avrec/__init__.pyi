@@ -1,18 +1,18 @@
-from .batch import UserError
+from .content.prepare import prepare_content
 from .data.datamodule import TwoTowerData
-from .data.preparation import prepare_content
 from .data.sources.folder import FolderSource
 from .data.splits import ColdItems, Given, LeaveLastOut, Random, Temporal
 from .data.tables import Catalogue
+from .errors import UserError
 from .evaluation.metrics import METRICS
-from .evaluation.protocol import Result, evaluate
 from .evaluation.ranking import EmbeddingScorer, top_k
+from .evaluation.results import Result, evaluate
 from .export.item_tower import ExportedItemTower, export_item_tower, load_item_tower
 from .export.user_tower import ExportedUserTower, export_user_tower, load_user_tower
-from .objective.bpr import BPR
-from .objective.in_batch_sigmoid import InBatchSigmoid
-from .objective.log_sigmoid import LogSigmoid
-from .objective.sampled_softmax import SampledSoftmax
+from .objectives.bpr import BPR
+from .objectives.in_batch_sigmoid import InBatchSigmoid
+from .objectives.log_sigmoid import LogSigmoid
+from .objectives.sampled_softmax import SampledSoftmax
 from .retrieval.index import Index
 from .towers.encoders.audio import AudioEncoder
 from .towers.encoders.base import Encoder
@@ -20,13 +20,13 @@ from .towers.encoders.identity import IdentityEncoder
 from .towers.encoders.text import TextEncoder
 from .towers.encoders.vision import VisionEncoder
 from .towers.fusion import AttentionFusion, ConcatFusion, GatedFusion, MeanFusion
-from .towers.history_attention import HistoryAttention
+from .towers.history import HistoryAttention
 from .towers.item_tower import ItemTower
 from .towers.ncf import NCF
 from .towers.score import Score
 from .towers.user_tower import UserColumns, UserTower
 from .training.module import TwoTowerModule
-from .training.param_groups import adamw, warmup_cosine
+from .training.optim import adamw, warmup_cosine
 
 __all__ = [
     "AttentionFusion",

@@ -1,6 +1,6 @@
-"""What passes between avrec's folders: the legend of axes, the dataclasses, the seams.
+"""Batches: what the data module hands to the towers, with the legend of axes.
 
-Every other folder may import this file; it imports nothing of avrec.
+Every folder may import this file; it imports nothing of avrec.
 
 Axes (a tensor's name ends with its axes, ``query_BQD``):
 
@@ -26,13 +26,10 @@ letter  meaning
 Every mask is named by what True means: ``present`` = exists.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Self
 
-import numpy as np
 import numpy.typing as npt
 
 MODALITIES = ("text", "vision", "audio", "identity")
@@ -40,167 +37,6 @@ MODALITIES = ("text", "vision", "audio", "identity")
 Array = npt.NDArray[Any]
 Content = Mapping[str, Any]
 """The arrays or tensors of one modality, by name; the first axis is items."""
-
-
-class UserError(ValueError):
-    """A mistake in what the user gave. Its message says what was given, what is allowed and what to do."""
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Raw content: what an item is before any encoder has seen it
-
-
-def moment(seconds: float) -> str:
-    """A time for people; a number that only orders stays one."""
-    if 1e8 <= seconds < 1e11:
-        return f"{datetime.fromtimestamp(float(seconds), UTC):%Y-%m-%d %H:%M} UTC"
-    return f"{seconds:g}"
-
-
-@dataclass(frozen=True)
-class RawItem:
-    """One item as its owner has it. Paths are absolute; None means that the item lacks it."""
-
-    item_id: str
-    text: str | None = None
-    image: Path | None = None
-    video: Path | None = None
-    audio: Path | None = None
-    features: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    """Vectors by modality, of an item that stands in no feature matrix."""
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """The files that this item names, by kind (image, video, audio)."""
-        kinds = {"image": self.image, "video": self.video, "audio": self.audio}
-        return {kind: path for kind, path in kinds.items() if path is not None}
-
-
-@dataclass(frozen=True)
-class TextFields:
-    """Which columns an item's text is made from: joined in order, or put into a template.
-
-    >>> TextFields(["title", "plot"]).of({"title": "Up", "plot": None})
-    'Up'
-    >>> TextFields(["title", "year"], "{title} ({year})").of({"title": "Up", "year": 2009})
-    'Up (2009)'
-    """
-
-    columns: Sequence[str] = ()
-    template: str | None = None
-
-    def of(self, row: Mapping[str, object]) -> str | None:
-        """An item's text; None where all its columns are empty."""
-        texts = {name: "" if row.get(name) is None else str(row[name]).strip() for name in self.columns}
-        if not any(texts.values()):
-            return None
-        return (
-            ". ".join(text for text in texts.values() if text)
-            if self.template is None
-            else self.template.format(**texts)
-        )
-
-
-@dataclass(frozen=True)
-class DecodeRequest:
-    """What an encoder's preprocess wants decoded, and nothing else is."""
-
-    text: bool = False
-    image: bool = False
-    video_frames: int = 0
-    """Frames spread evenly over a video's length; 0: no video."""
-    sample_rate: int = 0
-    """Hz of the mono sound, from the audio file or else the video's sound track; 0: no sound."""
-    max_seconds: float = 30.0
-    """Sound beyond this many seconds is not read."""
-
-
-@dataclass(frozen=True)
-class DecodeFailure:
-    """A file that could not be decoded: the item goes on without what it would have given."""
-
-    item_id: str
-    path: str
-    reason: str
-
-
-@dataclass
-class Decoded:
-    """One item, decoded as requested. What is absent, not requested or broken is None or empty."""
-
-    text: str | None = None
-    image: Array | None = None
-    """uint8, (height, width, 3), RGB."""
-    frames: Array | None = None
-    """uint8, (F, height, width, 3), RGB."""
-    sound: Array | None = None
-    """float32 in [-1, 1], (samples,), mono at the requested rate."""
-    failures: list[DecodeFailure] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class ArraySpec:
-    """Shape (of one item, without the item axis) and dtype of a stored array."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-
-class Preprocess(Protocol):
-    """An encoder's half that runs once per item, in worker processes: picklable, deterministic, no grad."""
-
-    modality: str
-
-    def fit(self, items: list[RawItem]) -> None:
-        """Adapt to the catalogue once (train a tokenizer, say); a no-op where nothing is to be learned."""
-
-    def settings(self) -> dict[str, Any]:
-        """Everything besides the source that determines the output, as JSON-able values."""
-
-    def request(self) -> DecodeRequest:
-        """What must be decoded."""
-
-    def arrays(self) -> dict[str, ArraySpec]:
-        """Names, shapes and dtypes of what ``__call__`` returns."""
-
-    def __call__(self, decoded: Decoded) -> dict[str, Array] | None:
-        """One item's arrays, or None where the item lacks this modality."""
-
-
-class PreparedContent(Protocol):
-    """One modality's content, ready to be read by catalogue index."""
-
-    @property
-    def present_N(self) -> Array:
-        """True where the item has this modality."""
-
-    def read(self, indices: Array) -> dict[str, Array]:
-        """Content of the items with these catalogue indices, all present, in this order."""
-
-
-@runtime_checkable
-class ContentTable(Protocol):
-    """Stands where a ``Preprocess`` would, for content that lies ready in a table: nothing is decoded or stored."""
-
-    def rows_of(self, items: list[RawItem]) -> PreparedContent:
-        """The rows of a catalogue's items."""
-
-
-class FrozenLayers(Protocol):
-    """The layers of an encoder below its cut: their output is computed once per item and stored."""
-
-    def settings(self) -> dict[str, Any]:
-        """Everything besides the input that determines the output (weights included), as JSON-able values."""
-
-    def arrays(self) -> dict[str, ArraySpec]:
-        """Names, shapes and dtypes of what ``__call__`` returns."""
-
-    def __call__(self, content: dict[str, Array]) -> dict[str, Array]:
-        """The arrays of a batch of items (first axis: items) after the frozen layers."""
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Batches
 
 
 class OnDevice:
@@ -289,84 +125,3 @@ class TrainBatch(OnDevice):
     own_BU: Any
     log_q_U: Any
     users_named: list[str] = field(default_factory=list)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# What evaluation is asked
-
-
-@dataclass(frozen=True)
-class Ragged:
-    """Rows of unequal length: row ``i`` is ``values[starts[i] : starts[i + 1]]``."""
-
-    starts: Array
-    values: Array
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def __getitem__(self, row: int) -> Array:
-        return self.values[self.starts[row] : self.starts[row + 1]]
-
-    def rows(self) -> Array:
-        """The row of each value.
-
-        >>> Ragged.of([[1, 2], [], [3]]).rows().tolist()
-        [0, 0, 2]
-        """
-        return np.repeat(np.arange(len(self)), np.diff(self.starts))
-
-    def take(self, rows: Array) -> "Ragged":
-        """These rows, in this order.
-
-        >>> Ragged.of([[1, 2], [], [3]]).take(np.array([2, 0])).values.tolist()
-        [3, 1, 2]
-        """
-        first, lengths = self.starts[rows], np.diff(self.starts)[rows]
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        return Ragged(starts, self.values[np.repeat(first - starts[:-1], lengths) + np.arange(starts[-1])])
-
-    @classmethod
-    def of(cls, rows: list[Any]) -> Self:
-        """From a list of sequences of int."""
-        lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        values = np.concatenate([np.zeros(0, np.int64), *(np.asarray(row, np.int64) for row in rows)])
-        return cls(starts, values)
-
-
-@dataclass(frozen=True)
-class RankingTask:
-    """One split's question: rank the catalogue for each of these users; these items are what they chose.
-
-    Attributes:
-        split: "val" or "test".
-        user_index_E: catalogue user index of each of the E evaluated users.
-        relevant: per evaluated user, the items to be found: distinct, none of them in ``seen`` under the
-            seen filter.
-        seen: per evaluated user, the items of earlier roles, those newer than the history (``history_rows``) too;
-            excluded from ranking where ``seen_filter``.
-        seen_filter: True: seen items are not candidates.
-        candidates_N: True where the item may be recommended.
-        cold_N: True where the item has no interaction in train.
-        popularity_N: interactions known when the ranking is asked for (the histories'), float64.
-        protocol: the split's settings as they go into every result, JSON-able.
-        dropped: counts of rows and users left out, by reason.
-        relevant_time: when each of ``relevant.values`` was first chosen in this role, in the log's time; empty where
-            nothing is known.
-    """
-
-    split: str
-    user_index_E: Array
-    relevant: Ragged
-    seen: Ragged
-    seen_filter: bool
-    candidates_N: Array
-    cold_N: Array
-    popularity_N: Array
-    protocol: dict[str, Any]
-    dropped: dict[str, int] = field(default_factory=dict)
-    relevant_time: Array = field(default_factory=lambda: np.zeros(0))
-
-    def __len__(self) -> int:
-        return len(self.user_index_E)

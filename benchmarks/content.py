@@ -22,9 +22,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from avrec.batch import ArraySpec, RawItem
-from avrec.data.content_store import ContentStore, PreparedModality
-from avrec.data.preparation import prepare_content
+from avrec.content.items import RawItem
+from avrec.content.prepare import prepare_content
+from avrec.content.preprocess import ArraySpec
+from avrec.content.store import ContentStore, PreparedModality
 from avrec.towers.encoders.preprocess import VisionPreprocess
 
 BATCH = 256

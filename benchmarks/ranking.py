@@ -20,9 +20,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from avrec.batch import Array, Ragged, RankingTask
+from avrec.batch import Array
 from avrec.evaluation.baselines import PopularityScorer
 from avrec.evaluation.ranking import EmbeddingScorer, top_k
+from avrec.ranking_task import Ragged, RankingTask
 
 DIMENSION, K = 64, 50
 

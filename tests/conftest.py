@@ -20,7 +20,7 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 @pytest.fixture(scope="session")
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny demo catalogue with videos, posters, sound and text."""
-    from avrec.data.sources.demo import DemoSource
+    from avrec.data.demo.source import DemoSource
 
     root = tmp_path_factory.mktemp("demo")
     source = DemoSource(root, num_items=32, num_users=24, num_interactions=240)

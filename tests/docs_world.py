@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from test_extending import block
 
-from avrec.data.sources.movielens import GENRES_100K
+from avrec.data.sources.layouts.movielens import GENRES_100K
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = "trainer.max_epochs=1 datamodule.prepare.workers=0"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from avrec import config, measuring, pipeline
-from avrec.batch import UserError
+from avrec.errors import UserError
+from avrec.run import build, config, measure
 from evaluate import evaluate, names_of
 
 SMALL = [
@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
         places = [f"run_dir={folder}", f"cache_dir={shared}"]
         with initialize_config_dir(str(config.CONF), version_base="1.3"):
             cfg = compose("train", overrides=[*SMALL, *places, *overrides])
-        run = pipeline.build(cfg)
+        run = build.build(cfg)
         config.save(cfg, folder / "config.yaml")
         path = folder / "checkpoints" / "best.ckpt"
         path.parent.mkdir()
@@ -102,7 +102,7 @@ def test_names_tell_checkpoints_apart() -> None:
 def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
     ours: Path, checkpoint: Any, theirs: list[str] | None, overrides: list[str], message: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(measuring, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(measure, "measure", lambda *_: pytest.fail("measured"))
     other = ours.parent / "missing.ckpt" if theirs is None else checkpoint("theirs", *theirs)
     with pytest.raises(UserError, match=message):
         measured(ours, f"against={other}", *overrides)

@@ -1,4 +1,4 @@
-"""Every file under conf/: it composes, and each key is a parameter of its target. Covers avrec.hints."""
+"""Every file under conf/: it composes, and each key is a parameter of its target. Covers avrec.cli.config_errors."""
 
 import importlib
 import inspect
@@ -10,8 +10,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from avrec import config, hints
-from avrec.arguments import Keys, from_command_line
+from avrec.cli import config_errors
+from avrec.cli.arguments import Keys, from_command_line
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF and "hydra" not in path.parts)
@@ -71,13 +71,13 @@ def test_says_what_it_is(path: Path) -> None:
 
 
 def test_a_misspelt_key_names_the_nearest() -> None:
-    keys = hints.known_keys("train")
+    keys = config_errors.known_keys("train")
     assert "optimizer.lr" in keys
-    assert "optimizer.lr?" in hints.nearest("optimizer.lrr", keys)
-    assert "optimizer.lr?" in hints.nearest("optimiser.lr", keys)
-    assert "datamodule.users_per_batch?" in hints.nearest("users_per_batch", keys)
-    assert "split?" in hints.nearest("splt", keys)
-    assert hints.nearest("qqqqq", keys) == ""
+    assert "optimizer.lr?" in config_errors.nearest("optimizer.lrr", keys)
+    assert "optimizer.lr?" in config_errors.nearest("optimiser.lr", keys)
+    assert "datamodule.users_per_batch?" in config_errors.nearest("users_per_batch", keys)
+    assert "split?" in config_errors.nearest("splt", keys)
+    assert config_errors.nearest("qqqqq", keys) == ""
 
 
 def test_command_line_of_a_command_without_conf(capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,6 +119,8 @@ def test_a_runs_config_goes_without_loggers_and_has_no_groups(tmp_path: Path) ->
     (tmp_path / "config.yaml").write_text("logger: {wandb: {}, csv: {}}\n")
     given = ["--config-path", str(tmp_path), "logger=none", "seed=1", "--cfg", "job"]
     wanted = ["logger.wandb=null", "logger.csv=null", "seed=1", f"hydra.searchpath=['file://{CONF}']", "--cfg", "job"]
-    assert hints.for_hydra(given)[2:] == wanted
+    assert config_errors.for_hydra(given)[2:] == wanted
     error = Exception("Could not override 'objective'. No match in the defaults list.")
-    assert "a run's config has no groups left. Change its values, objective.KEY=VALUE" in hints.explain(error, "train")
+    assert "a run's config has no groups left. Change its values, objective.KEY=VALUE" in config_errors.explain(
+        error, "train"
+    )

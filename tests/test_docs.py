@@ -9,13 +9,18 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from avrec import config, embed, recommend
-from avrec.arguments import from_command_line
+from avrec.cli.arguments import from_command_line
+from avrec.retrieval import embed, recommend
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "conf").glob("experiment/*.yaml"))]
-CONFIGS = {"train.py": "train", "evaluate.py": "evaluate", "avrec.data.check": "check", "avrec.data.prepare": "train"}
-KEYS = {"avrec.embed": embed.KEYS, "avrec.recommend": recommend.KEYS}
+CONFIGS = {
+    "train.py": "train",
+    "evaluate.py": "evaluate",
+    "avrec.data.check.checks": "check",
+    "avrec.cli.prepare": "train",
+}
+KEYS = {"avrec.retrieval.embed": embed.KEYS, "avrec.retrieval.recommend": recommend.KEYS}
 COMMAND = re.compile(r"python (?:-m )?[\w./]+[^`\n|]*")
 
 

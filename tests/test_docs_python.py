@@ -31,7 +31,7 @@ def place(world: Path) -> Path:
     shutil.copytree(tower / "onnx", world / "onnx")
     typed("python -m avrec.export ckpt=RUN/checkpoints/best.ckpt format=torch_export", world)
     shutil.move(world / "onnx", tower / "onnx")
-    typed("python -m avrec.embed tower=RUN/item_tower items=my_catalogue out=vectors", world)
+    typed("python -m avrec.retrieval.embed tower=RUN/item_tower items=my_catalogue out=vectors", world)
     return world
 
 

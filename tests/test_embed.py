@@ -1,4 +1,4 @@
-"""avrec.embed: only what is new is embedded, what is finished stays, and what is broken is told at the end."""
+"""avrec.retrieval.embed: only what is new is embedded, what is finished stays, and what is broken is told at the end."""
 
 import json
 import os
@@ -17,12 +17,13 @@ import torch
 from filelock import FileLock
 
 import avrec
-from avrec import config
-from avrec import embed as module
-from avrec.batch import RawItem, TextFields, UserError
+from avrec.cli.main import entry
+from avrec.content.items import RawItem, TextFields
 from avrec.data.sources.folder import FolderSource
-from avrec.embed import EmbedJob, embed, read_items
+from avrec.errors import UserError
 from avrec.export.item_tower import export_item_tower
+from avrec.retrieval import embed as module
+from avrec.retrieval.embed import EmbedJob, embed, read_items
 from avrec.towers.encoders.features import FeaturesEncoder
 from avrec.towers.encoders.identity import IdentityEncoder
 from avrec.towers.encoders.text import TextEncoder
@@ -296,7 +297,7 @@ def test_a_folder_is_written_by_one_process(tower: Path, catalogue: Path, tmp_pa
 @pytest.mark.slow
 def test_a_kill_loses_a_shard_at_most_and_workers_give_the_same(tower: Path, catalogue: Path, tmp_path: Path) -> None:
     arguments = [f"tower={tower}", f"items={catalogue}", f"out={tmp_path / 'out'}", "shard_size=1", "workers=1"]
-    command = [sys.executable, "-m", "avrec.embed", *arguments]
+    command = [sys.executable, "-m", "avrec.retrieval.embed", *arguments]
     process = subprocess.Popen(command, start_new_session=True)
     parts = tmp_path / "out" / "parts"
     while process.poll() is None and len([*parts.glob("*.parquet")]) < 3:
@@ -332,7 +333,7 @@ def test_ray_gives_the_same(tower: Path, catalogue: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "tower must be given and is not. Usage: python -m avrec.embed tower=…"),
+        ([], "tower must be given and is not. Usage: python -m avrec.retrieval.embed tower=…"),
         (["tower={tower}", "out=x"], "items must be given and is not."),
         (["tower={tower}", "items={items}", "out={out}", "shards=3"], "There is no key shards."),
         (["tower={tower}", "items={items}", "out={out}", "shard_size=x"], "shard_size=x is no whole number."),
@@ -359,7 +360,7 @@ def test_a_mistake_is_one_line_and_status_2(
 ) -> None:
     places = {"tower": tower, "items": catalogue, "out": tmp_path / "out"}
     monkeypatch.setattr(sys, "argv", ["embed", *(argument.format(**places) for argument in given)])
-    assert config.entry(module.main, "train") == 2
+    assert entry(module.main, "train") == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

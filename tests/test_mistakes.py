@@ -9,8 +9,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from avrec import config
-from avrec.batch import UserError
+from avrec.cli.main import user_errors_as_exit_codes
+from avrec.errors import UserError
+from avrec.run import build, config
 from train import train
 
 SMALL = ["trainer.max_epochs=2", "callbacks.early_stopping=null"]
@@ -133,7 +134,7 @@ def from_os_error() -> None:
 def test_a_place_that_cannot_be_written_is_one_sentence(
     act: Any, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit, match="2"), config.slips():
+    with pytest.raises(SystemExit, match="2"), user_errors_as_exit_codes():
         act()
     err = capsys.readouterr().err
     assert said in err
@@ -142,7 +143,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), BrokenPipeError(32, "Broken pipe"), OSError("no file")])
 def test_other_errors_keep_their_traceback(error: Exception) -> None:
-    with pytest.raises(type(error)), config.slips():
+    with pytest.raises(type(error)), user_errors_as_exit_codes():
         raise error
 
 
@@ -168,18 +169,17 @@ def test_a_stop_waits_for_the_optimizer(compose_cfg: Any, tmp_path: Path) -> Non
     """Asked to stop after the first of two batches whose gradients are added up, it stops after the second."""
     import pytorch_lightning as pl
 
-    from avrec import pipeline
+    from avrec.errors import TrainingStoppedError
     from avrec.training.callbacks import GracefulStop
-    from avrec.training.stop import TrainingStoppedError
 
     class Ask(pl.Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             stop.signum = 15
 
     cfg = compose_cfg(*SMALL, "trainer.accumulate_grad_batches=2", run_dir=tmp_path)
-    run = pipeline.build(cfg)
+    run = build.build(cfg)
     data, module = run.data, run.module
-    trainer = config.build_trainer(cfg)
+    trainer = build.build_trainer(cfg)
     stop = next(callback for callback in trainer.callbacks if isinstance(callback, GracefulStop))
     trainer.callbacks.insert(0, Ask())
     with pytest.raises(TrainingStoppedError):

@@ -1,4 +1,4 @@
-"""avrec.recommend on a tiny trained run: against the obvious twin, and its mistakes."""
+"""avrec.retrieval.recommend on a tiny trained run: against the obvious twin, and its mistakes."""
 
 import sys
 from pathlib import Path
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from avrec import config
-from avrec import recommend as module
-from avrec.batch import UserError
-from avrec.recommend import Recommender
+from avrec.cli.main import entry
+from avrec.errors import UserError
+from avrec.retrieval import recommend as module
+from avrec.retrieval.recommend import Recommender
 from avrec.towers.encoders.text import TextEncoder
 from train import train
 
@@ -122,7 +122,7 @@ def test_new_items_that_are_old_or_empty_are_refused(recommender: Recommender, t
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["recommend", *arguments])
-    return config.entry(module.main, "train")
+    return entry(module.main, "train")
 
 
 def test_the_command_prints_tables(
@@ -145,7 +145,7 @@ def test_the_command_prints_tables(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "run must be given and is not. Usage: python -m avrec.recommend run=…"),
+        ([], "run must be given and is not. Usage: python -m avrec.retrieval.recommend run=…"),
         (["run=x", "usr=1"], "There is no key usr."),
         (
             ["run=nowhere", "user=1"],
@@ -178,12 +178,12 @@ def test_a_mistake_is_one_line_and_status_2(
 def test_new_items_are_refused_where_a_feature_matrix_is_read(
     recommender: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("avrec.recommend.FeaturesEncoder", TextEncoder)
+    monkeypatch.setattr("avrec.retrieval.recommend.FeaturesEncoder", TextEncoder)
     with pytest.raises(UserError, match="which new items have no row in"):
         recommender.audiences("new_items.csv")
 
 
 def test_a_history_is_refused_where_none_is_read(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("avrec.recommend.UserVector", type(recommender.module.user_tower))
+    monkeypatch.setattr("avrec.retrieval.recommend.UserVector", type(recommender.module.user_tower))
     with pytest.raises(UserError, match=r"history=a,b: .* reads no history"):
         recommender.for_history(["a", "b"])

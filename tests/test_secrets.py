@@ -1,10 +1,10 @@
-"""What is hidden of a config and of a command line, and what stays readable. Covers avrec.secrets."""
+"""What is hidden of a config and of a command line, and what stays readable. Covers avrec.run.redact."""
 
 from typing import Any
 
 import pytest
 
-from avrec.secrets import hidden, is_secret, masked
+from avrec.run.redact import hidden, is_secret, masked
 
 SECRET = """api_key apiKey APIKey apikey X-Api-Key token accessToken hf_token tokens secret client_secret secret_key
 private_key aws_secret_access_key password db_password passwd pwd pass auth oauth Authorization credentials dsn

@@ -1,4 +1,4 @@
-"""A sweep's study: claims, failures, pruning, grids, sharing, going on. Covers avrec.sweep and avrec.sweeper."""
+"""A sweep's study: claims, failures, pruning, grids, sharing, going on. Covers avrec.sweep.study and avrec.sweep.hydra_sweeper."""
 
 import itertools
 import multiprocessing
@@ -23,11 +23,11 @@ from hydra.types import HydraContext
 from omegaconf import OmegaConf, open_dict
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from avrec import config, sweep
-from avrec.batch import UserError
-from avrec.sweep import Study
-from avrec.sweeper import StudySweeper, distribution_of, register
-from avrec.training.stop import TrainingStoppedError
+from avrec.cli.main import user_errors_as_exit_codes
+from avrec.errors import TrainingStoppedError, UserError
+from avrec.sweep import study
+from avrec.sweep.hydra_sweeper import StudySweeper, distribution_of, register
+from avrec.sweep.study import Study
 
 ROOT = Path(__file__).resolve().parent.parent
 LR = {"optimizer.lr": FloatDistribution(1e-3, 1e-1, log=True)}
@@ -79,7 +79,7 @@ def test_what_becomes_of_a_trial_is_recorded(tmp_path: Path) -> None:
     best = study.study.trials[1].params["optimizer.lr"]
     assert study.best_command() == f"python train.py dim=16 optimizer.lr={best}"
     assert len((tmp_path / "trials.csv").read_text().splitlines()) == 6
-    page = (tmp_path / "sweep.html").read_text()
+    page = (tmp_path / "study.html").read_text()
     assert f"optimizer.lr={best}" in page
     assert "plotly" in page
     assert "cdn.plot.ly" not in page.split("</script>")[-1]
@@ -130,8 +130,8 @@ def test_a_trial_in_other_hands_is_left_alone_and_an_orphan_is_taken_up(tmp_path
 def test_a_sweep_that_is_stopped_says_how_it_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(sweep.TRIAL, "3@/data/my sweep")
-    with pytest.raises(SystemExit), config.slips():
+    monkeypatch.setenv(study.TRIAL, "3@/data/my sweep")
+    with pytest.raises(SystemExit), user_errors_as_exit_codes():
         raise TrainingStoppedError(signal.SIGINT, Path("x/checkpoints/last.ckpt"))
     assert "the same command with hydra.sweep.dir=/data/my sweep goes on with the sweep" in capsys.readouterr().err
 
@@ -177,8 +177,8 @@ def test_a_run_that_lags_behind_is_pruned(tmp_path: Path, monkeypatch: pytest.Mo
     for values in ((0.5, 0.6), (0.6, 0.7), (0.1, 0.2)):
         trial = study.claim()
         assert trial is not None
-        monkeypatch.setenv(sweep.TRIAL, f"{trial.handle.number}@{tmp_path}")
-        report = sweep.reporter(optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0))
+        monkeypatch.setenv(study.TRIAL, f"{trial.handle.number}@{tmp_path}")
+        report = study.reporter(optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0))
         if values[0] == 0.1:
             with pytest.raises(optuna.TrialPruned):
                 report(1, values[0])
@@ -291,7 +291,7 @@ def test_a_sweep_whose_runs_fail_says_so_at_its_end(
     with pytest.raises(UserError, match=message) if message else nullcontext():
         made.sweep([])
     said = capsys.readouterr().err
-    assert (tmp_path / "sweep.html").is_file()
+    assert (tmp_path / "study.html").is_file()
     assert ("the best is trial" in said) == (0.5 in outcomes)
     assert ("ValueError: no" in said) == any(isinstance(outcome, ValueError) for outcome in outcomes)
 
@@ -311,7 +311,7 @@ def test_a_plain_multirun_is_a_grid_in_hydras_folders(tmp_path: Path) -> None:
     (alone := sweeper_of(tmp_path / "one", lambda job: 0.5, params={}, sampler=None)).config.hydra.sweep.subdir = "mine"
     alone.launcher.launch = made.launcher.launch
     alone.sweep(["dim=16"])
-    assert [word.split("=")[0] for word in batches[1][0]] == ["dim", f"++hydra.job.env_set.{sweep.TRIAL}"]
+    assert [word.split("=")[0] for word in batches[1][0]] == ["dim", f"++hydra.job.env_set.{study.TRIAL}"]
 
 
 def test_the_best_command_names_its_config(
@@ -329,7 +329,7 @@ def test_a_grid_without_optuna_is_hydras_own(
     jobs: list[list[str]] = []
     made = sweeper_of(tmp_path, None, params={"dim": "16"}, sampler=None)
     made.launcher.launch = lambda batch, initial_job_idx: jobs.extend(batch) or []
-    monkeypatch.setattr("avrec.sweeper.find_spec", lambda name: None)
+    monkeypatch.setattr("avrec.sweep.hydra_sweeper.find_spec", lambda name: None)
     made.sweep(["seed=0,1"])
     assert jobs == [["dim=16", "seed=0"], ["dim=16", "seed=1"]]
     assert "pip install 'avrec[sweep]'" in capsys.readouterr().err
@@ -398,7 +398,7 @@ def test_a_multirun_ends_with_a_table_pictures_and_the_best(tmp_path: Path) -> N
         done.stderr.strip().splitlines()[-1].startswith("error: 1 of 2 trials failed. The first of them: optimizer.lr")
     )
     assert "the best is trial 0" in done.stderr
-    assert {path.name for path in (tmp_path / "sweep").iterdir()} >= {"0", "1", "trials.csv", "sweep.html"}
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} >= {"0", "1", "trials.csv", "study.html"}
     assert (tmp_path / "sweep" / "0" / "metrics.json").is_file()
     assert "holds a sweep of other settings" in run("optimizer.lr=1e-3,2e-3").stderr
     assert "objective=bpx is not there" in run("objective=bpr,bpx", "hydra.sweep.dir=other").stderr
@@ -426,7 +426,7 @@ def test_a_sweep_of_trainings_is_killed_goes_on_and_is_shared(tmp_path: Path) ->
     both = [start(), start()]
     said = [one.communicate(timeout=300)[1] for one in both]
     assert [one.returncode for one in both] == [0, 0], said
-    trials = optuna.load_study(study_name=sweep.NAME, storage=sweep.storage_of(tmp_path / "sweep")).trials
+    trials = optuna.load_study(study_name=study.NAME, storage=study.storage_of(tmp_path / "sweep")).trials
     assert len(trials) == 8
     assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
     assert sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.name.isdigit()) == list("01234567")

@@ -1,4 +1,4 @@
-"""What trackers get, and what nobody gets. Covers avrec.tracking."""
+"""What trackers get, and what nobody gets. Covers avrec.run.tracking."""
 
 import csv
 import importlib.util
@@ -15,10 +15,10 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from avrec import config, tracking
-from avrec.batch import UserError
-from avrec.config import plain
-from avrec.evaluation.protocol import Result
+from avrec.errors import UserError
+from avrec.evaluation.results import Result
+from avrec.run import tracking
+from avrec.run.config import plain
 from train import train
 
 PERSON, SECRET = "person-of-interest", "recognisable-secret"

@@ -1,6 +1,6 @@
 """The whole road on a tiny catalogue: train.py, evaluate.py, export, resume, a clean stop, and users' mistakes.
 
-Covers avrec.pipeline, avrec.config, avrec.data.datamodule, avrec.data.sources.folder, avrec.data.tables,
+Covers avrec.run.run, avrec.run.build, avrec.data.datamodule, avrec.data.sources.folder, avrec.data.tables,
 avrec.training.module, avrec.training.callbacks, avrec.training.stop, avrec.export.item_tower.
 """
 
@@ -21,7 +21,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from avrec.batch import UserError  # noqa: E402
+from avrec.errors import UserError  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def weights(run: Path, which: str = "last") -> dict[str, torch.Tensor]:
 
 def test_a_resumed_run_ends_where_an_unbroken_one_does(compose_cfg: Any, tmp_path: Path) -> None:
     """Stopped in the middle of an epoch by SIGTERM, then resumed: the same weights, with dropout and all."""
-    from avrec.training.stop import TrainingStoppedError
+    from avrec.errors import TrainingStoppedError
     from train import train
 
     settings = ["trainer.max_epochs=3", "callbacks.early_stopping=null", "scheduler=constant"]
@@ -209,14 +209,14 @@ def test_a_loss_that_is_not_finite_names_step_users_and_scores(compose_cfg: Any,
 
 @pytest.mark.parametrize("modality", ["text", "vision", "audio", "identity"])
 def test_one_modality_alone_trains(modality: str, compose_cfg: Any) -> None:
-    from avrec import pipeline
+    from avrec.run import build
 
     others = [name for name in ("text", "vision", "audio", "identity") if name != modality]
     overrides = [o for o in (f"{name}=none" for name in others)]
     cfg = compose_cfg()
     for name in others:
         cfg[name] = None
-    run = pipeline.build(cfg)
+    run = build.build(cfg)
     data, module = run.data, run.module
     data.prepare_data()
     batch = next(iter(data.train_dataloader()))

@@ -1,6 +1,6 @@
 """The whole road with feature matrices in place of files: train.py, evaluate.py, resume, export, mistakes.
 
-Covers avrec.towers.encoders.features with avrec.config, avrec.data.datamodule and avrec.export.item_tower.
+Covers avrec.towers.encoders.features with avrec.run.build, avrec.data.datamodule and avrec.export.item_tower.
 """
 
 import json
@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import avrec  # noqa: E402
-from avrec.batch import RawItem, UserError  # noqa: E402
+from avrec.content.items import RawItem  # noqa: E402
+from avrec.errors import UserError  # noqa: E402
 from avrec.towers.encoders import features  # noqa: E402
 
 NO_TEXT, NO_VISION, NEITHER = 3, 5, 7
@@ -184,7 +185,7 @@ def test_an_export_names_no_file_of_the_run(finished: Any, tmp_path: Path) -> No
     ],
 )
 def test_a_mistake_is_one_clear_error(compose_cfg: Any, tmp_path: Path, override: str, message: str) -> None:
-    from avrec import pipeline
+    from avrec.run import build
 
     with pytest.raises(UserError, match=message):
-        pipeline.build(compose_cfg(tmp_path, override)).data.prepare_data()
+        build.build(compose_cfg(tmp_path, override)).data.prepare_data()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from avrec.batch import UserError
+from avrec.errors import UserError
 
 logger = logging.getLogger(__name__)
 

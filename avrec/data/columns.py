@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from avrec.batch import UserError
 from avrec.data.tables import MOST_KINDS, Catalogue
+from avrec.errors import UserError
 
 QUARTERS = 4
 Labels = tuple[str, ...]

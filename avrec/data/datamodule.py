@@ -10,23 +10,16 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from avrec.batch import (
-    Array,
-    ContentTable,
-    FrozenLayers,
-    ItemBatch,
-    PreparedContent,
-    Preprocess,
-    RankingTask,
-    UserBatch,
-    UserError,
-)
-from avrec.data.batches import Identity, ItemBatches, TrainBatches, UserBatches
-from avrec.data.ranking_task import history_rows, ranking_task
-from avrec.data.sampling import WindowSampler
+from avrec.batch import Array, ItemBatch, UserBatch
+from avrec.content.preprocess import ContentTable, FrozenLayers, PreparedContent, Preprocess
+from avrec.data.collate import Identity, ItemBatches, TrainBatches, UserBatches
+from avrec.data.held_out import history_rows, ranking_task
 from avrec.data.sequences import Sequences
 from avrec.data.splits import TRAIN, Splitter
 from avrec.data.tables import Catalogue
+from avrec.data.windows import WindowSampler
+from avrec.errors import UserError
+from avrec.ranking_task import RankingTask
 
 Parts = Mapping[str, tuple[Preprocess | ContentTable | None, FrozenLayers | None]]
 """By modality: what makes or holds its content (None: its content is the item's number), and frozen layers."""
@@ -38,7 +31,7 @@ class TwoTowerData(pl.LightningDataModule):
     Args:
         catalogue: what a source loaded.
         splitter: assigns interactions to train, val and test.
-        prepare: ``avrec.data.preparation.prepare_content`` with its cache and limits filled in.
+        prepare: ``avrec.content.prepare.prepare_content`` with its cache and limits filled in.
         users_per_batch: B.
         history_length: L.
         seen_filter: leave history items out of rankings.

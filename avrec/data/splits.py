@@ -5,8 +5,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from avrec.batch import Array, UserError
+from avrec.batch import Array
 from avrec.data.tables import Catalogue
+from avrec.errors import UserError
 
 TRAIN, VAL, TEST = 0, 1, 2
 ROLES = {"train": TRAIN, "val": VAL, "test": TEST}

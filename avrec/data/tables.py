@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from avrec.batch import Array, RawItem, TextFields, UserError
+from avrec.batch import Array
+from avrec.content.items import RawItem, TextFields
+from avrec.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 FILE_COLUMNS = ("image", "video", "audio")

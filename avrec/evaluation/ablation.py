@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avrec.batch import Array, RankingTask
-from avrec.evaluation.protocol import Result, evaluate
+from avrec.batch import Array
 from avrec.evaluation.ranking import EmbeddingScorer
+from avrec.evaluation.results import Result, evaluate
+from avrec.ranking_task import RankingTask
 
 USERS = 512
 """Whose scores the shares of variance are taken over, evenly spread."""

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torchmetrics import Metric
 
-from avrec.batch import UserError
+from avrec.errors import UserError
 from avrec.evaluation.metrics import METRICS
 
 

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from avrec.batch import Array, RankingTask, UserError
+from avrec.batch import Array
+from avrec.errors import UserError
+from avrec.ranking_task import RankingTask
 
 
 class PopularityScorer:

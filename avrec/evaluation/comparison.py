@@ -9,12 +9,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from avrec.batch import Array, RankingTask, UserError
+from avrec.batch import Array
+from avrec.errors import UserError
 from avrec.evaluation.metrics import METRICS
-from avrec.evaluation.protocol import user_values
 from avrec.evaluation.ranking import Scorer
+from avrec.evaluation.results import user_values
 from avrec.evaluation.significance import LEVEL, holm, paired_test
 from avrec.evaluation.slices import Slice
+from avrec.ranking_task import RankingTask
 
 
 class Contender(NamedTuple):

@@ -4,9 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avrec.batch import Array, RankingTask, UserError
-from avrec.evaluation.lists import popularity_at_k
+from avrec.batch import Array
+from avrec.errors import UserError
+from avrec.evaluation.list_metrics import popularity_at_k
 from avrec.evaluation.ranking import EmbeddingScorer, top_k
+from avrec.ranking_task import RankingTask
 
 SAMPLE = 4096
 """Rows that pairwise numbers are taken over, evenly spread: their cost grows with the square."""

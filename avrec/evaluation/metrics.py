@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from avrec.batch import Array, UserError
+from avrec.batch import Array
+from avrec.errors import UserError
 
 Metric = Callable[[Any, Any], Array]
 """``(hits_BK, relevant_B) -> values_B``."""

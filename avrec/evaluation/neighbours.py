@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avrec.batch import Array, Ragged
+from avrec.batch import Array
 from avrec.evaluation.ranking import EmbeddingScorer
+from avrec.ranking_task import Ragged
 
 MOST_ITEMS = 15_000
 """Item-kNN and EASE hold N x N numbers, and EASE inverts them: above this many items they are left out."""

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from avrec.batch import Array, Ragged, RankingTask, UserError
+from avrec.batch import Array
+from avrec.errors import UserError
+from avrec.ranking_task import Ragged, RankingTask
 
 _BLOCK = 256
 

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avrec.batch import Array, UserError
+from avrec.batch import Array
+from avrec.errors import UserError
 
 SAMPLES = 1000
 LEVEL = 0.95

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from avrec.batch import Array, Ragged, RankingTask, UserError
+from avrec.batch import Array
+from avrec.errors import UserError
+from avrec.ranking_task import Ragged, RankingTask
 
 FEWEST = 5
 """Users of a labelled slice: the mean of fewer says nothing."""

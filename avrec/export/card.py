@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from avrec.batch import moment
+from avrec.io import moment
 
 LOAD = {
     "item": """import avrec

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from avrec.batch import UserError
+from avrec.errors import UserError
 
 FORMAT = 1
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avrec.batch import Array, UserError
+from avrec.batch import Array
+from avrec.errors import UserError
 
 TOLERANCE = 1e-4
 ONNX = Path("onnx/model.onnx")

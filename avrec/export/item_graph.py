@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avrec.batch import Array, ArraySpec, ItemBatch
+from avrec.batch import Array, ItemBatch
+from avrec.content.preprocess import ArraySpec
 from avrec.towers.encoders.features import FeaturesEncoder
 from avrec.towers.item_tower import ItemTower
 

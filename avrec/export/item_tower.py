@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from avrec.batch import Array, ItemBatch, RawItem, TextFields, UserError
-from avrec.data.media import decode
+from avrec.batch import Array, ItemBatch
+from avrec.content.decode import decode
+from avrec.content.items import RawItem, TextFields
+from avrec.errors import UserError
 from avrec.export.card import write_card
 from avrec.export.folder import FORMAT, Folder, appearing, write_json, write_weights
 from avrec.export.item_graph import dense
@@ -253,7 +255,7 @@ def load_item_tower(
         if name not in found and "." in name:
             raise UserError(
                 f"{folder} is built of {name}, which is not of avrec, and files import no code. Import it and give "
-                f"load_item_tower(…, classes=[{name.rpartition('.')[2]}]); to python -m avrec.embed classes=[{name}]."
+                f"load_item_tower(…, classes=[{name.rpartition('.')[2]}]); to python -m avrec.retrieval.embed classes=[{name}]."
             )
         return found[name]
 

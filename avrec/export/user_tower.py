@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avrec.batch import Array, UserBatch, UserError
+from avrec.batch import Array, UserBatch
+from avrec.errors import UserError
 from avrec.export.card import write_card
 from avrec.export.folder import FORMAT, Folder, appearing, write_json, write_weights
-from avrec.towers.history_attention import HistoryAttention
+from avrec.towers.history import HistoryAttention
 from avrec.towers.ncf import NCF
 from avrec.towers.score import Score
 from avrec.towers.user_tower import MeanHistory, Queries, UserColumns, UserTower, UserVector

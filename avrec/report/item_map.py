@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from avrec.batch import Array
-from avrec.report.clips import sheet
-from avrec.report.material import Material
+from avrec.report.inputs import Material
+from avrec.report.media import sheet
 
 MOST_ITEMS = 800
 MOST_GROUPS = 8

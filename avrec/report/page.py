@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 
-from avrec.batch import moment
 from avrec.evaluation.ablation import VARIANCE
-from avrec.evaluation.protocol import NO_INTERVAL, ORACLE, Result, best_values, write_whole
-from avrec.report.facts import Facts
+from avrec.evaluation.results import NO_INTERVAL, ORACLE, Result, best_values, write_whole
+from avrec.io import moment
+from avrec.report.data import Facts
+from avrec.report.gallery import KINDS
 from avrec.report.item_map import ItemMap
-from avrec.report.people import KINDS
-from avrec.report.words import HEALTH, MODEL, POPULARITY, SLICES, main_metric, metric_name, model_name, slice_name
+from avrec.report.text import HEALTH, MODEL, POPULARITY, SLICES, main_metric, metric_name, model_name, slice_name
 
 MAP_WIDTH = 1000
 MAP_EDGE = 24

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from avrec.batch import Array, UserError
-from avrec.retrieval.lists import MOST_FETCHED, PROBES, RECALL_AT, InvertedLists
+from avrec.batch import Array
+from avrec.errors import UserError
+from avrec.retrieval.ivf import MOST_FETCHED, PROBES, RECALL_AT, InvertedLists
 
 FORMAT = 2
 APPROXIMATE_ABOVE = 500_000

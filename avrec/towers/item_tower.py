@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from avrec.batch import MODALITIES, Array, ItemBatch, UserError
+from avrec.batch import MODALITIES, Array, ItemBatch
+from avrec.errors import UserError
 from avrec.towers.encoders.base import Encoder
 
 

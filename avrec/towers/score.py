@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avrec.batch import UserError
+from avrec.errors import UserError
 
 
 class Score(nn.Module):

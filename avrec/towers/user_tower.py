@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from avrec.batch import UserBatch
-from avrec.towers.history_attention import HistoryAttention
+from avrec.towers.history import HistoryAttention
 from avrec.towers.ncf import NCF
 
 

@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from avrec.training.stop import TrainingStoppedError
+from avrec.errors import TrainingStoppedError
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from avrec.batch import ItemBatch, TrainBatch, UserBatch, UserError
-from avrec.objective.pairs import Pairs, pairs_of
+from avrec.batch import ItemBatch, TrainBatch, UserBatch
+from avrec.errors import UserError
+from avrec.objectives.pairs import Pairs, pairs_of
 from avrec.towers.item_tower import ItemTower
 from avrec.towers.score import Score
 from avrec.towers.user_tower import Queries

@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrec.batch import MODALITIES, RawItem
-from avrec.data.batches import Identity, ItemBatches, TrainBatches, UserBatches
-from avrec.data.sampling import WindowSampler
+from avrec.batch import MODALITIES
+from avrec.content.items import RawItem
+from avrec.data.collate import Identity, ItemBatches, TrainBatches, UserBatches
 from avrec.data.sequences import Sequences
 from avrec.data.tables import Catalogue, Interactions
+from avrec.data.windows import WindowSampler
 
 N, USERS = 9, 6
 

@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from avrec import config
-from avrec.batch import DecodeRequest, RawItem, UserError
-from avrec.data.check import check, inspect, inspect_all, report_on, sampled
+from avrec.content.decode import open_media
+from avrec.content.items import DecodeRequest, RawItem
+from avrec.data.check.checks import check, inspect, inspect_all, report_on, sampled
+from avrec.data.check.findings import MediaFacts
 from avrec.data.cleaning import Cleaning
-from avrec.data.findings import MediaFacts
-from avrec.data.media import open_media
 from avrec.data.sources.folder import FolderSource
 from avrec.data.splits import Temporal
+from avrec.errors import UserError
 
 NOON = 1_704_196_800  # 2024-01-02 12:00 UTC
 ITEMS = {
@@ -269,7 +269,7 @@ def test_files_are_opened_in_processes(tmp_path):
 
 
 def test_a_file_that_takes_too_long_costs_only_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr("avrec.data.check.ITEM_SECONDS", 1e-6)
+    monkeypatch.setattr("avrec.data.check.checks.ITEM_SECONDS", 1e-6)
     items = [RawItem(f"i{n}", audio=sound(tmp_path / f"{n}.wav", 200)) for n in range(2)]
     facts = inspect_all(items, DecodeRequest(sample_rate=44_100, max_seconds=200), workers=1)
     assert [fact.failures[0].reason for fact in facts] == ["takes longer than 1e-06 s"] * 2
@@ -321,7 +321,7 @@ def test_what_cannot_be_asked_for(wrong, tmp_path, capsys):
 
 def test_the_command(demo_root, tmp_path):
     def run(*arguments):
-        command = [sys.executable, "-m", "avrec.data.check", f"cache_dir={tmp_path}", *arguments]
+        command = [sys.executable, "-m", "avrec.data.check.checks", f"cache_dir={tmp_path}", *arguments]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
 
     done = run(f"data.root={demo_root}", "media=2", "workers=1")
@@ -334,4 +334,4 @@ def test_the_command(demo_root, tmp_path):
     assert "is not a folder" in " ".join(missing.stdout.split())
     slip = run("data.rooot=x")
     assert slip.returncode == 2
-    assert "Did you mean data.root? Every key: python -m avrec.data.check --cfg job" in slip.stderr
+    assert "Did you mean data.root? Every key: python -m avrec.data.check.checks --cfg job" in slip.stderr

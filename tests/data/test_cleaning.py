@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avrec.batch import UserError
 from avrec.data.cleaning import Cleaning
+from avrec.errors import UserError
 
 COLUMNS = {"user": pl.Int64, "item": pl.Int64, "time": pl.Float64, "feedback": pl.Float64}
 ROWS = st.lists(

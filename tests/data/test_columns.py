@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from avrec.batch import UserError
 from avrec.data.columns import column, kinds
 from avrec.data.sources.folder import FolderSource
+from avrec.errors import UserError
 
 
 @pytest.fixture

@@ -12,9 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrec.batch import Array, ArraySpec, DecodeFailure, UserError
-from avrec.data import content_store
-from avrec.data.content_store import ContentStore, PreparedModality, Row
+from avrec.batch import Array
+from avrec.content import store as content_store
+from avrec.content.items import DecodeFailure
+from avrec.content.preprocess import ArraySpec
+from avrec.content.store import ContentStore, PreparedModality, Row
+from avrec.errors import UserError
 
 ARRAYS = {"pixels": ArraySpec((2, 3), "uint8"), "large": ArraySpec((2500,), "float32"), "n": ArraySpec((), "int64")}
 

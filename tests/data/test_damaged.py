@@ -14,10 +14,12 @@ import numpy as np
 from PIL import Image
 from test_media import RATE, tone, write_video, write_wav
 
-from avrec.batch import Array, ArraySpec, Decoded, DecodeRequest, RawItem
-from avrec.data.limits import Limits
-from avrec.data.pictures import MAX_AREA
-from avrec.data.preparation import prepare_content
+from avrec.batch import Array
+from avrec.content.images import MAX_AREA
+from avrec.content.items import Decoded, DecodeRequest, RawItem
+from avrec.content.limits import Limits
+from avrec.content.prepare import prepare_content
+from avrec.content.preprocess import ArraySpec
 
 LIMITS = Limits(pixels=4_000_000, item_seconds=20, memory_gib=1)
 MOST_MEGABYTES = 400

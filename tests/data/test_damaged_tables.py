@@ -9,9 +9,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from avrec.batch import UserError
 from avrec.data.sources.folder import FolderSource
 from avrec.data.tables import Catalogue
+from avrec.errors import UserError
 
 ITEMS = {
     "item_id": [f"i{n}" for n in range(8)],

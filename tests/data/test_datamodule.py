@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from avrec.batch import ItemBatch, RawItem, TrainBatch, UserBatch, UserError
+from avrec.batch import ItemBatch, TrainBatch, UserBatch
+from avrec.content.items import RawItem
 from avrec.data.datamodule import TwoTowerData
 from avrec.data.splits import ColdItems, LeaveLastOut, Random, Split, Temporal
 from avrec.data.tables import Catalogue, Interactions
+from avrec.errors import UserError
 
 ITEMS, USERS = 20, 15
 

@@ -11,23 +11,14 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from avrec.batch import UserError
-from avrec.data.sources.demo import DemoSource
-from avrec.data.sources.demo_domains import DOMAINS
-from avrec.data.sources.demo_media import item_rng
-from avrec.data.sources.demo_pictures import compose, draw_poster
-from avrec.data.sources.demo_sound import SAMPLE_RATE, SECONDS, play
-from avrec.data.sources.demo_text import write_text
-from avrec.data.sources.demo_world import (
-    COLD_FROM,
-    FACETS,
-    MODALITY_FACETS,
-    SPAN,
-    START,
-    World,
-    WorldSize,
-    make_world,
-)
+from avrec.data.demo.domains import DOMAINS
+from avrec.data.demo.media import item_rng
+from avrec.data.demo.pictures import compose, draw_poster
+from avrec.data.demo.sound import SAMPLE_RATE, SECONDS, play
+from avrec.data.demo.source import DemoSource
+from avrec.data.demo.text import write_text
+from avrec.data.demo.world import COLD_FROM, FACETS, MODALITY_FACETS, SPAN, START, World, WorldSize, make_world
+from avrec.errors import UserError
 
 TINY = {"num_items": 24, "num_users": 60, "num_interactions": 240}
 TABLES = ("items.csv", "interactions.csv", "users.csv")
@@ -40,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def without_media(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("avrec.data.sources.demo.make_media", lambda *_: None)
+    monkeypatch.setattr("avrec.data.demo.source.make_media", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +109,7 @@ def test_some_items_lack_a_modality_and_no_file_is_missing_or_left_over(folder: 
 def test_however_many_threads_make_the_same(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    monkeypatch.setattr("avrec.data.sources.demo.THREADS", threads)
+    monkeypatch.setattr("avrec.data.demo.source.THREADS", threads)
     together = DemoSource(tmp_path, **TINY).write()
     names = sorted(path.relative_to(folder) for path in folder.rglob("*.*"))
     assert names == sorted(path.relative_to(together) for path in together.rglob("*.*"))
@@ -149,14 +140,14 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("avrec.data.sources.demo.make_media", fail)
+    monkeypatch.setattr("avrec.data.demo.source.make_media", fail)
     with pytest.raises(KeyboardInterrupt):
         DemoSource(tmp_path, **TINY).write()
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
 def test_two_processes_at_once_give_one_catalogue(tmp_path: Path) -> None:
-    code = f"from avrec.data.sources.demo import DemoSource; print(DemoSource({str(tmp_path)!r}, **{TINY}).write())"
+    code = f"from avrec.data.demo.source import DemoSource; print(DemoSource({str(tmp_path)!r}, **{TINY}).write())"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
@@ -229,7 +220,7 @@ def test_within_a_value_things_vary_and_across_values_they_differ(domain: str) -
 def test_what_an_item_is_in_one_modality_does_not_depend_on_the_others(folder: Path, tmp_path: Path) -> None:
     """Change all sound facets of the world: texts and posters stay the same, byte for byte."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("avrec.data.sources.demo.make_world", _with_other_sound)
+        patch.setattr("avrec.data.demo.source.make_world", _with_other_sound)
         other = DemoSource(tmp_path, **TINY).write()
     assert (other / "items.csv").read_bytes() == (folder / "items.csv").read_bytes()
     for path in files_of(folder, "image"):

@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from avrec.batch import UserError
-from avrec.data import download
-from avrec.data.download import fetch, fetch_members
+from avrec.data.sources import download
+from avrec.data.sources.download import fetch, fetch_members
+from avrec.errors import UserError
 
 DATA = bytes(range(256)) * 5000
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -128,7 +128,7 @@ def test_members_of_a_zip(server, tmp_path):
 
 
 def test_movielens_is_fetched_where_it_was_asked_for(server, tmp_path, monkeypatch):
-    from avrec.data.sources import movielens
+    from avrec.data.sources.layouts import movielens
 
     asked = []
 

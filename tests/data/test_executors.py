@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avrec.batch import Array, Decoded, RawItem, UserError
-from avrec.data.executors import EXECUTORS
-from avrec.data.limits import Limits
-from avrec.data.preparation import prepare_content
+from avrec.batch import Array
+from avrec.content.items import Decoded, RawItem
+from avrec.content.limits import Limits
+from avrec.content.prepare import prepare_content
+from avrec.content.workers import EXECUTORS
 from avrec.data.sources.folder import FolderSource
+from avrec.errors import UserError
 from avrec.towers.encoders.preprocess import AudioPreprocess, VisionPreprocess
 
 

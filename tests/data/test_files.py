@@ -1,4 +1,4 @@
-"""avrec.data.files: there whole or not at all."""
+"""avrec.io: there whole or not at all."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from avrec.data.files import digest, state_of, whole_folder, write_json
+from avrec.io import digest, state_of, whole_folder, write_json
 
 
 def test_a_folder_takes_its_place_once_it_is_filled(tmp_path: Path) -> None:

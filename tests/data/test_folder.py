@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrec.batch import TextFields, UserError
+from avrec.content.items import TextFields
 from avrec.data.cleaning import Cleaning
 from avrec.data.sources.folder import FolderSource
+from avrec.errors import UserError
 
 ITEMS = {
     "item_id": ["i1", "i2", "i3"],

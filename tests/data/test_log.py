@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avrec.batch import UserError
 from avrec.data.cleaning import Cleaning
-from avrec.data.log import Feedback, Log, read_log, seconds_of
+from avrec.data.interactions import Feedback, Log, read_log, seconds_of
 from avrec.data.tables import Table
+from avrec.errors import UserError
 
 NOON = 1_704_196_800  # 2024-01-02 12:00 UTC
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avrec.batch import Array, Decoded, DecodeRequest, RawItem
-from avrec.data import media
-from avrec.data.limits import Limits
-from avrec.data.media import decode
+from avrec.batch import Array
+from avrec.content import decode as media
+from avrec.content.decode import decode
+from avrec.content.items import Decoded, DecodeRequest, RawItem
+from avrec.content.limits import Limits
 
 VISION = DecodeRequest(image=True, video_frames=4)
 RATE = 16000

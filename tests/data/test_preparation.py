@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avrec.batch import Array, ArraySpec, Decoded, DecodeRequest, RawItem, UserError
-from avrec.data import executors
-from avrec.data.limits import Limits
-from avrec.data.preparation import prepare_content
+from avrec.batch import Array
+from avrec.content import workers as executors
+from avrec.content.items import Decoded, DecodeRequest, RawItem
+from avrec.content.limits import Limits
+from avrec.content.prepare import prepare_content
+from avrec.content.preprocess import ArraySpec
+from avrec.errors import UserError
 
 RED, GREEN, BLACK, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 0), (255, 255, 255)
 

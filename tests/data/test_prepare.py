@@ -1,4 +1,4 @@
-"""avrec.data.prepare: what it prepares, training finds."""
+"""avrec.cli.prepare: what it prepares, training finds."""
 
 import logging
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from avrec import pipeline
-from avrec.data.prepare import prepare
+from avrec.cli.prepare import prepare
+from avrec.run import build
 
 
 def shards(cache: Path) -> dict[str, int]:
@@ -22,7 +22,7 @@ def test_training_finds_what_was_prepared(tmp_path: Path, compose_cfg: Any, capl
     assert "32 items: text 32, vision 32, audio" in caplog.text
     written = shards(tmp_path)
     assert {name.split("-")[0] for name in written} == {"text", "vision", "audio"}
-    data = pipeline.build(cfg).data
+    data = build.build(cfg).data
     data.prepare_data()
     assert shards(tmp_path) == written
 

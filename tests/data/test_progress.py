@@ -1,12 +1,12 @@
-"""avrec.data.progress: a bar on a terminal, a line in the log elsewhere."""
+"""avrec.content.progress: a bar on a terminal, a line in the log elsewhere."""
 
 import logging
 
 import pytest
 from rich.console import Console
 
-from avrec.data import progress as module
-from avrec.data.progress import progress
+from avrec.content import progress as module
+from avrec.content.progress import progress
 
 
 def test_without_a_terminal_it_is_a_line_in_the_log(

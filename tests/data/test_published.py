@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from avrec import config
-from avrec.batch import UserError
-from avrec.data.sources.amazon import amazon_2023
 from avrec.data.sources.folder import FolderSource
-from avrec.data.sources.microlens import microlens_layout
-from avrec.data.sources.mmrec import mmrec_layout
-from avrec.data.sources.movielens import GENRES_100K, movielens_1m, movielens_32m, movielens_100k
-from avrec.data.sources.published import source
-from avrec.data.sources.recbole import recbole_layout, recbole_source
-from avrec.data.sources.sequences import sequences_layout
+from avrec.data.sources.layouts.amazon import amazon_2023
+from avrec.data.sources.layouts.base import source
+from avrec.data.sources.layouts.microlens import microlens_layout
+from avrec.data.sources.layouts.mmrec import mmrec_layout
+from avrec.data.sources.layouts.movielens import GENRES_100K, movielens_1m, movielens_32m, movielens_100k
+from avrec.data.sources.layouts.recbole import recbole_layout, recbole_source
+from avrec.data.sources.layouts.sequences import sequences_layout
+from avrec.errors import UserError
+from avrec.run import build, config
 
 LAYOUTS = {
     "movielens_100k": movielens_100k,
@@ -37,8 +37,8 @@ def load(data, *overrides):
     """The catalogue as ``python train.py data=…`` would load it."""
     with tempfile.TemporaryDirectory() as cache, initialize_config_dir(str(config.CONF), version_base="1.3"):
         cfg = compose("train", overrides=[f"data={data}", "run_dir=x", f"cache_dir={cache}", *overrides])
-        config.build_source(cfg).load()
-        return config.build_source(cfg).load()  # the second time with the log from the cache
+        build.build_source(cfg).load()
+        return build.build_source(cfg).load()  # the second time with the log from the cache
 
 
 def ids(catalogue):
@@ -183,7 +183,7 @@ def test_recbole_examples_of_the_installed_package(tmp_path, monkeypatch):
 
 
 def test_recbole_neither_given_nor_installed(monkeypatch):
-    monkeypatch.setattr("avrec.data.sources.recbole.find_spec", lambda name: None)
+    monkeypatch.setattr("avrec.data.sources.layouts.recbole.find_spec", lambda name: None)
     with pytest.raises(
         UserError, match=r"data\.root is not given, and RecBole is not installed\. .*recbole\.io.*or install"
     ):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from avrec.batch import DecodeFailure, RawItem, moment
-from avrec.data.findings import (
+from avrec.content.items import DecodeFailure, RawItem
+from avrec.data.check.findings import (
     CHECKS,
     ERROR,
     FINE,
@@ -22,8 +22,9 @@ from avrec.data.findings import (
     media_findings,
     time_findings,
 )
-from avrec.data.report import Report, bars, night, quantiles, show
+from avrec.data.check.report import Report, bars, night, quantiles, show
 from avrec.data.tables import Catalogue, Interactions
+from avrec.io import moment
 
 NOON = 1_704_196_800.0  # 2024-01-02 12:00 UTC
 

@@ -1,12 +1,12 @@
-"""avrec.data.sampling and avrec.data.sequences: every row a target once, an order that resumes."""
+"""avrec.data.windows and avrec.data.sequences: every row a target once, an order that resumes."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrec.data.sampling import WindowSampler, log_inclusion
 from avrec.data.sequences import Sequences, padded
+from avrec.data.windows import WindowSampler, log_inclusion
 
 
 def sequences_of(lengths: list[int]) -> Sequences:

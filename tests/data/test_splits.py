@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from avrec.batch import RawItem, UserError
-from avrec.data.ranking_task import history_rows, ranking_task
+from avrec.content.items import RawItem
+from avrec.data.held_out import history_rows, ranking_task
 from avrec.data.splits import TEST, TRAIN, VAL, ColdItems, Given, LeaveLastOut, Random, Split, Splitter, Temporal
 from avrec.data.tables import Catalogue, Interactions
+from avrec.errors import UserError
 
 N = 8
 

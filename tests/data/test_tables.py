@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from avrec.batch import RawItem, TextFields, UserError
+from avrec.content.items import RawItem, TextFields
 from avrec.data.tables import (
     Catalogue,
     Interactions,
@@ -20,6 +20,7 @@ from avrec.data.tables import (
     numbers_of,
     scan,
 )
+from avrec.errors import UserError
 
 TABLE = pl.DataFrame({"item_id": ["a", "b"], "title": ["A", None], "year": [1999, None]})
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from avrec.batch import Ragged, RankingTask
+from avrec.ranking_task import Ragged, RankingTask
 
 
 def _task(relevant, num_items, seen=None, **changes):

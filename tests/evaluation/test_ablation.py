@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from avrec.evaluation.ablation import VARIANCE, ablation, apart
-from avrec.evaluation.protocol import evaluate
 from avrec.evaluation.ranking import EmbeddingScorer
+from avrec.evaluation.results import evaluate
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from avrec.batch import UserError
+from avrec.errors import UserError
 from avrec.evaluation.baselines import RandomScorer, ScoreMatrixScorer
 from avrec.evaluation.comparison import Comparison, Contender, check_same_question, compare, comparison_table
-from avrec.evaluation.protocol import evaluate
+from avrec.evaluation.results import evaluate
 from avrec.evaluation.slices import user_slices
 
 USERS, ITEMS = 80, 40

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrec.batch import UserError
+from avrec.errors import UserError
 from avrec.evaluation import health
 from avrec.evaluation.health import (
     alignment,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrec.batch import UserError
-from avrec.evaluation.lists import coverage_at_k, diversity_at_k, novelty_at_k, popularity_at_k
+from avrec.errors import UserError
+from avrec.evaluation.list_metrics import coverage_at_k, diversity_at_k, novelty_at_k, popularity_at_k
 
 
 @st.composite

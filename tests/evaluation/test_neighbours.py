@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from avrec.batch import Ragged
 from avrec.evaluation import neighbours
 from avrec.evaluation.neighbours import SimilarityScorer, content_knn, content_vectors, ease, item_knn
+from avrec.ranking_task import Ragged
 
 USERS, ITEMS = 40, 12
 

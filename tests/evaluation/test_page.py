@@ -10,9 +10,9 @@ import torch
 from avrec.evaluation import health
 from avrec.evaluation.baselines import RandomScorer
 from avrec.evaluation.comparison import Comparison
-from avrec.evaluation.lists import LIST_METRICS
+from avrec.evaluation.list_metrics import LIST_METRICS
 from avrec.evaluation.metrics import METRICS
-from avrec.evaluation.protocol import Result, evaluate
+from avrec.evaluation.results import Result, evaluate
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text()
 

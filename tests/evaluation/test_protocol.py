@@ -6,9 +6,10 @@ import pytest
 from rich.console import Console
 
 from avrec.evaluation.baselines import PopularityScorer, RandomScorer, ScoreMatrixScorer
-from avrec.evaluation.lists import LIST_METRICS, novelty_at_k
+from avrec.evaluation.list_metrics import LIST_METRICS, novelty_at_k
 from avrec.evaluation.metrics import METRICS
-from avrec.evaluation.protocol import (
+from avrec.evaluation.ranking import top_k
+from avrec.evaluation.results import (
     Result,
     evaluate,
     fast_metrics,
@@ -17,7 +18,6 @@ from avrec.evaluation.protocol import (
     user_values,
     write_results,
 )
-from avrec.evaluation.ranking import top_k
 from avrec.evaluation.slices import item_slices, slices_of, user_slices
 
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrec.batch import Ragged
 from avrec.evaluation.baselines import ScoreMatrixScorer
 from avrec.evaluation.ranking import EmbeddingScorer, find_hits, top_k
+from avrec.ranking_task import Ragged
 
 
 def naive_top_k(scores_EN, task, k, candidates_N):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrec.batch import UserError
+from avrec.errors import UserError
 from avrec.evaluation.slices import (
     candidate_slice,
     decile_labels,

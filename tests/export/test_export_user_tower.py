@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import avrec
-from avrec.batch import UserBatch, UserError
+from avrec.batch import UserBatch
+from avrec.errors import UserError
 from avrec.export.user_tower import export_user_tower
-from avrec.towers.history_attention import HistoryAttention
+from avrec.towers.history import HistoryAttention
 from avrec.towers.ncf import NCF
 from avrec.towers.score import Score
 from avrec.towers.user_tower import MeanHistory, UserColumns, UserTower, UserVector

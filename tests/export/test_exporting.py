@@ -1,4 +1,4 @@
-"""avrec.exporting and avrec.export.card: from a run to its towers, by the command that users give."""
+"""avrec.run.export and avrec.export.card: from a run to its towers, by the command that users give."""
 
 import json
 import sys
@@ -12,8 +12,8 @@ import torch
 from huggingface_hub import ModelCard
 
 import avrec
-from avrec import config
-from avrec.export.__main__ import main
+from avrec.cli.export import main
+from avrec.cli.main import entry
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -33,7 +33,7 @@ def command(monkeypatch, run):
     def give(*arguments: str, ckpt: Path | None = None) -> int:
         ckpt = ckpt or run[0] / "checkpoints" / "best.ckpt"
         monkeypatch.setattr(sys, "argv", ["export", f"ckpt={ckpt}", *arguments])
-        return config.entry(main, "train")
+        return entry(main, "train")
 
     return give
 

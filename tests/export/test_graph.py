@@ -9,7 +9,9 @@ import torch
 from test_export_user_tower import make_tower as make_user_tower
 
 import avrec
-from avrec.batch import ItemBatch, RawItem, UserError
+from avrec.batch import ItemBatch
+from avrec.content.items import RawItem
+from avrec.errors import UserError
 from avrec.export import graph as graph_module
 from avrec.export.graph import INT8, ONNX, PT2, check_packages, load_onnx, load_program, write_graph
 from avrec.export.item_graph import ItemGraph, dense

@@ -17,11 +17,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import avrec
-from avrec.batch import RawItem, UserError
-from avrec.data.batches import Identity, ItemBatches
-from avrec.data.preparation import prepare_content
+from avrec.content.items import RawItem
+from avrec.content.prepare import prepare_content
+from avrec.data.collate import Identity, ItemBatches
 from avrec.data.sources.folder import FolderSource
 from avrec.data.tables import Catalogue
+from avrec.errors import UserError
 from avrec.export import folder as folder_module
 from avrec.export.item_tower import FUSIONS, export_item_tower
 from avrec.export.user_tower import export_user_tower

@@ -8,14 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from avrec.batch import Ragged, RankingTask, RawItem
+from avrec.content.items import RawItem
 from avrec.evaluation.ablation import ablation, apart
 from avrec.evaluation.baselines import PopularityScorer
-from avrec.evaluation.protocol import evaluate
 from avrec.evaluation.ranking import EmbeddingScorer
+from avrec.evaluation.results import evaluate
 from avrec.evaluation.slices import item_slices, user_slices
-from avrec.report.facts import gather
-from avrec.report.material import Material
+from avrec.ranking_task import Ragged, RankingTask
+from avrec.report.data import gather
+from avrec.report.inputs import Material
 from avrec.report.page import render
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> & \"'</style>"

@@ -1,5 +1,5 @@
-"""avrec.report.facts, avrec.report.material, avrec.report.people, avrec.report.item_map, avrec.report.clips,
-avrec.report.page and avrec.report.words: one page of a measured run."""
+"""avrec.report.data, avrec.report.inputs, avrec.report.gallery, avrec.report.item_map, avrec.report.media,
+avrec.report.page and avrec.report.text: one page of a measured run."""
 
 import json
 import re
@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from avrec.batch import RawItem
-from avrec.evaluation.protocol import evaluate
+from avrec.content.items import RawItem
 from avrec.evaluation.ranking import EmbeddingScorer, top_k
-from avrec.report.clips import sound, thumbnail
-from avrec.report.facts import gather
+from avrec.evaluation.results import evaluate
+from avrec.report.data import gather
+from avrec.report.gallery import people
 from avrec.report.item_map import item_map
+from avrec.report.media import sound, thumbnail
 from avrec.report.page import charts, health_rows, hidden_panels, render, slice_panels, tables, write
-from avrec.report.people import people
-from avrec.report.words import headline
+from avrec.report.text import headline
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> & \"'</style>"
 ITEMS, USERS = 12, 9
@@ -272,9 +272,9 @@ def test_titles_of_any_characters_can_be_written(material, tmp_path):
 
 
 def test_a_run_writes_its_report_and_never_ends_of_it(compose_cfg, tmp_path: Path, caplog):
-    from avrec import measuring, pipeline
+    from avrec.run import build, measure, outputs
 
-    run = pipeline.build(compose_cfg())
+    run = build.build(compose_cfg())
     run.data.prepare_data()
     rng = torch.Generator().manual_seed(0)
     task = run.data.tasks["test"]
@@ -283,8 +283,8 @@ def test_a_run_writes_its_report_and_never_ends_of_it(compose_cfg, tmp_path: Pat
     results = evaluate("avrec", EmbeddingScorer(run.module.query_ED, run.module.item_ND), task)
     (tmp_path / "curves.json").write_text('[{"epoch": 1, "val/ndcg@10": 0.5}]')
     out = tmp_path / "report.html"
-    summary = pipeline.data_summary(run.data) | measuring.check_health(run.module, run.data)
-    pipeline.write_report(run, results, tmp_path, out, pipeline.Timing(), summary)
+    summary = outputs.data_summary(run.data) | measure.check_health(run.module, run.data)
+    outputs.write_report(run, results, tmp_path, out, outputs.Timing(), summary)
     text = out.read_text(encoding="utf-8")
     assert "coloured by planted theme" in text
     assert "epoch 1: 0.5000" in text
@@ -292,6 +292,6 @@ def test_a_run_writes_its_report_and_never_ends_of_it(compose_cfg, tmp_path: Pat
     assert "effective rank, items" in text
     out.unlink()
     run.module.query_ED = run.module.query_ED * torch.nan
-    pipeline.write_report(run, results, tmp_path, out, pipeline.Timing(), summary)
+    outputs.write_report(run, results, tmp_path, out, outputs.Timing(), summary)
     assert "report.html was not written: UserError" in caplog.text
     assert list(tmp_path.iterdir()) == [tmp_path / "curves.json"]

@@ -1,4 +1,4 @@
-"""The index against a slow twin; what it leaves on disk; its mistakes. Covers avrec.retrieval.lists, too."""
+"""The index against a slow twin; what it leaves on disk; its mistakes. Covers avrec.retrieval.ivf, too."""
 
 import json
 import multiprocessing
@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrec.batch import UserError
+from avrec.errors import UserError
 from avrec.retrieval import index as module
 from avrec.retrieval.index import Index
 

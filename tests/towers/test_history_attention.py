@@ -1,4 +1,4 @@
-"""avrec.towers.history_attention against loops, and what it may and may not depend on."""
+"""avrec.towers.history against loops, and what it may and may not depend on."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from avrec.towers.history_attention import TIME_BUCKETS, HistoryAttention
+from avrec.towers.history import TIME_BUCKETS, HistoryAttention
 
 D, HEADS, LONGEST = 8, 2, 5
 DAY = 86400.0

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from avrec.batch import ItemBatch, UserError
+from avrec.batch import ItemBatch
+from avrec.errors import UserError
 from avrec.towers.encoders.base import Encoder
 from avrec.towers.fusion import AttentionFusion, ConcatFusion, GatedFusion, MeanFusion
 from avrec.towers.item_tower import ItemTower, Standardise

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from avrec.batch import UserBatch
-from avrec.towers.history_attention import HistoryAttention
+from avrec.towers.history import HistoryAttention
 from avrec.towers.ncf import NCF
 from avrec.towers.score import Score
 from avrec.towers.user_tower import MeanHistory, UserColumns, UserTower, UserVector

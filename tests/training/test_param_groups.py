@@ -1,4 +1,4 @@
-"""avrec.training.param_groups: who decays, who learns slowly, and the schedule."""
+"""avrec.training.optim: who decays, who learns slowly, and the schedule."""
 
 import math
 from typing import Any
@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from avrec.batch import RawItem
+from avrec.content.items import RawItem
 from avrec.towers.encoders.audio import AudioEncoder
 from avrec.towers.encoders.identity import IdentityEncoder
 from avrec.towers.encoders.text import TextEncoder
 from avrec.towers.encoders.vision import VisionEncoder
 from avrec.towers.fusion import AttentionFusion
-from avrec.towers.history_attention import HistoryAttention
+from avrec.towers.history import HistoryAttention
 from avrec.towers.item_tower import ItemTower
 from avrec.towers.ncf import NCF
 from avrec.towers.score import Score
 from avrec.towers.user_tower import UserColumns, UserTower
-from avrec.training.param_groups import adamw, constant, param_groups, warmup_cosine
+from avrec.training.optim import adamw, constant, param_groups, warmup_cosine
 
 RATES = {"tower": 1e-2, "encoder": 1e-3, "pretrained": 1e-4}
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from avrec.batch import Array, TextFields, UserError
+from avrec.batch import Array
+from avrec.content.items import TextFields
 from avrec.data.cleaning import Cleaning
-from avrec.data.files import digest, state_of
-from avrec.data.log import Feedback, Log, read_log, seconds_of
+from avrec.data.interactions import Feedback, Log, read_log, seconds_of
 from avrec.data.tables import (
     FILE_COLUMNS,
     TEXT_COLUMNS,
@@ -31,6 +31,8 @@ from avrec.data.tables import (
     raw_items,
     scan,
 )
+from avrec.errors import UserError
+from avrec.io import digest, state_of
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +65,10 @@ class FolderSource:
         text: what an item's text is: columns to be joined, or a template with their names in braces
             (``"{title}. {genres}"``); None: every text column.
         feedback: interaction column that R_ui is made from; None: every interaction weighs 1.
-        feedback_map: see ``avrec.data.log.Feedback``; None: ``implicit``, which makes ``feedback`` of use to
+        feedback_map: see ``avrec.data.interactions.Feedback``; None: ``implicit``, which makes ``feedback`` of use to
             ``clean.min_feedback`` alone.
         threshold: for ``feedback_map=threshold``.
-        time: how timestamps are read, see ``avrec.data.log.seconds_of``.
+        time: how timestamps are read, see ``avrec.data.interactions.seconds_of``.
         clean: which rows of the log are kept.
         cache_dir: where a cleaned log is kept for the next run; None: nowhere.
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.compiler import is_exporting
 
-from avrec.batch import ArraySpec
+from avrec.content.preprocess import ArraySpec
 from avrec.towers.encoders.base import Encoder, cut_of
 from avrec.towers.encoders.preprocess import AudioPreprocess
 

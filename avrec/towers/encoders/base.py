@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avrec.batch import Array, ArraySpec, ContentTable, Preprocess, UserError
+from avrec.batch import Array
+from avrec.content.preprocess import ArraySpec, ContentTable, Preprocess
+from avrec.errors import UserError
 
 
 class Encoder(nn.Module, ABC):

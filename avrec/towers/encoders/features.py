@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from avrec.batch import Array, RawItem, UserError
+from avrec.batch import Array
+from avrec.content.items import RawItem
+from avrec.errors import UserError
 from avrec.towers.encoders.base import Encoder
 
 NUMBERS_AT_ONCE = 1 << 22

@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from avrec.batch import Array, ArraySpec, Decoded, DecodeRequest, RawItem, UserError
+from avrec.batch import Array
+from avrec.content.items import Decoded, DecodeRequest, RawItem
+from avrec.content.preprocess import ArraySpec
+from avrec.errors import UserError
 
 SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)

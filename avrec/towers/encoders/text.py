@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.compiler import is_exporting
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig
 
-from avrec.batch import ArraySpec, UserError
+from avrec.content.preprocess import ArraySpec
+from avrec.errors import UserError
 from avrec.towers.encoders.base import Encoder, cut_of, masked_mean
 from avrec.towers.encoders.preprocess import TextPreprocess, tokenizer_of
 

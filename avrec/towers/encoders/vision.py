@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.compiler import is_exporting
 
-from avrec.batch import ArraySpec, UserError
+from avrec.content.preprocess import ArraySpec
+from avrec.errors import UserError
 from avrec.towers.encoders.base import Encoder, cut_of, masked_mean, not_imported
 from avrec.towers.encoders.preprocess import VisionPreprocess
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from avrec.batch import Decoded, UserError
+from avrec.content.items import Decoded
+from avrec.errors import UserError
 from avrec.towers.encoders.audio import AudioEncoder
 from avrec.towers.encoders.preprocess import AudioPreprocess
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from avrec.batch import Decoded, RawItem, UserError
+from avrec.content.items import Decoded, RawItem
+from avrec.errors import UserError
 from avrec.towers.encoders.base import cut_of, masked_mean
 from avrec.towers.encoders.preprocess import AudioPreprocess, TextPreprocess, VisionPreprocess, learn_tokenizer
 from avrec.towers.encoders.text import TextEncoder

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from avrec.batch import ContentTable, RawItem, UserError
+from avrec.content.items import RawItem
+from avrec.content.preprocess import ContentTable
+from avrec.errors import UserError
 from avrec.towers.encoders import features
 from avrec.towers.encoders.features import FeaturesEncoder, FeatureTable
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tokenizers.decoders import ByteLevel
 from torch import Tensor
 
-from avrec.batch import Decoded, RawItem, UserError
+from avrec.content.items import Decoded, RawItem
+from avrec.errors import UserError
 from avrec.towers.encoders.preprocess import TextPreprocess, learn_tokenizer
 from avrec.towers.encoders.text import TextEncoder
 

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from avrec.batch import UserError
+from avrec.errors import UserError
 from avrec.towers.encoders.vision import VisionEncoder, stages_of
 
 SIZE, SLOTS = 32, 4

@@ -1,0 +1,122 @@
+"""From a user's slip on the command line to its cure, in words."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from avrec.errors import UserError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def must_be_given(key: str) -> str:
+    """What to say of a value that has no default."""
+    return f"{key} must be given and is not. Add {key}=VALUE to the command."
+
+
+def for_hydra(arguments: list[str]) -> list[str]:
+    """A command line as Hydra needs it: it looks for ``--config-path`` beside the script, and breaks on ``group=null``.
+
+    Raises:
+        UserError: ``group=null``, or ``--config-path`` is no folder.
+    """
+    for argument in arguments:
+        group, _, value = argument.partition("=")
+        if value == "null" and (CONF / group).is_dir():
+            options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+            ways = f"Give {group}=none to do without." if "none" in options else f"It can be {', '.join(options)}."
+            raise UserError(f"{group}=null is not possible. {ways}")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-path", "-cp", type=Path)
+    known, rest = parser.parse_known_args(arguments)
+    rest.sort(key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra's parser loses what is before it
+    if known.config_path is None:
+        return rest
+    if not known.config_path.is_dir():
+        raise UserError(f"--config-path {known.config_path} is not a folder. Give a run's folder, or one like conf/.")
+    if "logger=none" in rest:
+        at = rest.index("logger=none")
+        rest[at : at + 1] = [f"logger.{name}=null" for name in _loggers(known.config_path)]
+    # A run's config.yaml holds no groups: those of Hydra's own that it names are here. Overrides must stand together.
+    last = max((i for i, argument in enumerate(rest, 1) if re.match(r"[^-]\S*=|~", argument)), default=len(rest))
+    rest.insert(last, f"hydra.searchpath=['file://{CONF}']")
+    return ["--config-path", str(known.config_path.resolve()), *rest]
+
+
+def _loggers(run: Path) -> list[str]:
+    """The loggers of a run's config."""
+    from omegaconf import OmegaConf
+
+    path = run / "config.yaml"
+    config: Any = OmegaConf.load(path) if path.is_file() else {}
+    return list(config.get("logger") or ())
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """A config error in one sentence or two, with the nearest key or option."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        key = unknown.group(1).split("@")[0]
+        if "in the defaults list" in text:
+            return (
+                f"{key} is no choice here: a run's config has no groups left. Change its values, {key}.KEY=VALUE; "
+                "logger=none does without loggers."
+            )
+        known = known_keys(config_name)
+        if key in known:
+            group = key.partition(".")[0]
+            return f"{key} has no place under the {group} that this command chooses. Leave out one of the two."
+        near = nearest(key, known)
+        script = "-m avrec.data.check.checks" if config_name == "check" else f"{config_name}.py"
+        return f"There is no key {key}. {near} Every key: python {script} --cfg job"
+    option = re.search(r"Could not find '([^']+)'", text)
+    if option:
+        group, _, name = option.group(1).rpartition("/")
+        if group.startswith("hydra/"):
+            return f"{group}={name} is not there. Install its package; see docs/sweeps.md."
+        options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        return f"{group}={name} is not there. {nearest(name, options)} {group} can be {', '.join(options)}."
+    missing = re.search(r"Missing mandatory value: (\S+)", text)
+    if missing:
+        return must_be_given(missing.group(1))
+    if "Error locating target 'optuna" in text and find_spec("optuna") is None:
+        return "A sweep needs Optuna: pip install 'avrec[sweep]'."
+    target = re.search(r"Error locating target '([^']+)'.*full_key: (\S+)", text, re.DOTALL)
+    if target:
+        return f"{target[2]}: {target[1]} cannot be imported. Give a name that is there, or install its package."
+    return " ".join(lines[:2])
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """ "Did you mean …?", or nothing where nothing is near."""
+    by_tail = {known.rsplit(".", 1)[-1]: known for known in names}
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if not found:
+        found = [by_tail[tail] for tail in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_tail, n=1, cutoff=0.7)]
+    return f"Did you mean {found[0]}?" if found else ""
+
+
+def known_keys(config_name: str) -> list[str]:
+    """Every key of a primary config with its defaults, and its groups."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(config_name)
+    groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"]
+    return sorted({*groups, *_keys(OmegaConf.to_container(cfg, resolve=False))})
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield f"{prefix}{name}"
+            yield from _keys(value, f"{prefix}{name}.")

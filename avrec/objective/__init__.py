@@ -1,1 +1,0 @@
-"""The log-sigmoid family of objectives: embeddings in, a scalar out."""
