@@ -28,6 +28,8 @@ from .towers.user_tower import UserColumns, UserTower
 from .training.module import TwoTowerModule
 from .training.optim import adamw, warmup_cosine
 
+__version__: str
+
 __all__ = [
     "AttentionFusion",
     "AudioEncoder",

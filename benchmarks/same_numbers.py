@@ -1,7 +1,7 @@
 """Check that a change of the code changes no number: seeded runs, compared value by value.
 
-python benchmarks/same_numbers.py --out before.json                        # on the code as it was
-python benchmarks/same_numbers.py --out after.json --against before.json   # on the code as it is; exit status 1: differs
+python benchmarks/same_numbers.py --out before.json                       # the code as it was
+python benchmarks/same_numbers.py --out after.json --against before.json  # as it is; status 1: something differs
 
 Trains the demo, and with --catalogue FOLDER that catalogue too, for two epochs on one thread; then evaluates, resumes
 and exports the demo's run. Prints a table of how many values agree to the last digit.

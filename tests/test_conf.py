@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from avrec.cli import config_errors
 from avrec.cli.arguments import Keys, from_command_line
+from avrec.errors import UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF and "hydra" not in path.parts)
@@ -83,9 +84,9 @@ def test_a_misspelt_key_names_the_nearest() -> None:
 def test_command_line_of_a_command_without_conf(capsys: pytest.CaptureFixture[str]) -> None:
     defaults: Keys = {"ckpt": (..., "a checkpoint"), "out": (None, "a folder"), "k": (10, "how many")}
     assert from_command_line(["ckpt=a=b"], defaults, "x") == {"ckpt": "a=b", "out": None, "k": 10}
-    with pytest.raises(config.UserError, match=r"There is no key ckp\. Usage: x ckpt=… \[out=…\] \[k=…\]"):
+    with pytest.raises(UserError, match=r"There is no key ckp\. Usage: x ckpt=… \[out=…\] \[k=…\]"):
         from_command_line(["ckp=a"], defaults, "x")
-    with pytest.raises(config.UserError, match="ckpt must be given"):
+    with pytest.raises(UserError, match="ckpt must be given"):
         from_command_line([], defaults, "x")
     with pytest.raises(SystemExit, match="0"):
         from_command_line(["--help"], defaults, "x")
@@ -94,7 +95,7 @@ def test_command_line_of_a_command_without_conf(capsys: pytest.CaptureFixture[st
     shaped: Keys = {"ckpt": (..., ""), "names": ([], ""), "columns": ({}, "")}
     found = from_command_line(["ckpt=a", "names=[a.B, c]", "columns={item_id: movieId,title:my name}"], shaped, "x")
     assert (found["names"], found["columns"]) == (["a.B", "c"], {"item_id": "movieId", "title": "my name"})
-    with pytest.raises(config.UserError, match=r"names=a,b could not be read.*'names=\[a,b\]'"):
+    with pytest.raises(UserError, match=r"names=a,b could not be read.*'names=\[a,b\]'"):
         from_command_line(["ckpt=a", "names=a,b"], shaped, "x")
 
 

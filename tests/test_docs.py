@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from avrec.cli.arguments import from_command_line
 from avrec.retrieval import embed, recommend
+from avrec.run.config import CONF
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "conf").glob("experiment/*.yaml"))]
@@ -61,7 +62,7 @@ def test_a_shown_command_names_what_is_there(page: str, command: str) -> None:
         ]
         if not any(word.startswith("run_dir=") for word in given) and CONFIGS[program] == "train":
             given.append("run_dir=x")
-        with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             compose(CONFIGS[program], overrides=given)
     if program in KEYS:
         from_command_line(overrides, KEYS[program], program)

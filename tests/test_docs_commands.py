@@ -22,7 +22,7 @@ LEFT_OUT = {
     "make bench": "its files run here one by one",
     "wandb": "speaks to W&B's server",
     "mlflow ui": "serves until it is stopped, by a package of an extra",
-    "python -m avrec.cli.prepare data=folder data.root=my_catalogue executor=ray": "needs a Ray cluster",
+    "avrec prepare data=folder data.root=my_catalogue executor=ray": "needs a Ray cluster",
 }
 """How a command begins that is not run, and why."""
 

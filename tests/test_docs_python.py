@@ -27,11 +27,11 @@ PRINTED = [(page, number) for page, blocks in BLOCKS.items() for number in range
 def place(world: Path) -> Path:
     """The world after what the pages say before their blocks: vectors, and both exported programs."""
     tower = world / "RUN" / "item_tower"
-    typed("python -m avrec.export ckpt=RUN/checkpoints/best.ckpt target=both format=onnx", world)
+    typed("avrec export ckpt=RUN/checkpoints/best.ckpt target=both format=onnx", world)
     shutil.copytree(tower / "onnx", world / "onnx")
-    typed("python -m avrec.export ckpt=RUN/checkpoints/best.ckpt format=torch_export", world)
+    typed("avrec export ckpt=RUN/checkpoints/best.ckpt format=torch_export", world)
     shutil.move(world / "onnx", tower / "onnx")
-    typed("python -m avrec.retrieval.embed tower=RUN/item_tower items=my_catalogue out=vectors", world)
+    typed("avrec embed tower=RUN/item_tower items=my_catalogue out=vectors", world)
     return world
 
 

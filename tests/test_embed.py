@@ -1,4 +1,4 @@
-"""avrec.retrieval.embed: only what is new is embedded, what is finished stays, and what is broken is told at the end."""
+"""Only new items are embedded, finished work stays, and broken files are reported at the end."""
 
 import json
 import os
@@ -333,7 +333,7 @@ def test_ray_gives_the_same(tower: Path, catalogue: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "tower must be given and is not. Usage: python -m avrec.retrieval.embed tower=…"),
+        ([], "tower must be given and is not. Usage: avrec embed tower=…"),
         (["tower={tower}", "out=x"], "items must be given and is not."),
         (["tower={tower}", "items={items}", "out={out}", "shards=3"], "There is no key shards."),
         (["tower={tower}", "items={items}", "out={out}", "shard_size=x"], "shard_size=x is no whole number."),

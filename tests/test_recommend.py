@@ -145,7 +145,7 @@ def test_the_command_prints_tables(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "run must be given and is not. Usage: python -m avrec.retrieval.recommend run=…"),
+        ([], "run must be given and is not. Usage: avrec recommend run=…"),
         (["run=x", "usr=1"], "There is no key usr."),
         (
             ["run=nowhere", "user=1"],

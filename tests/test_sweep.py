@@ -1,4 +1,4 @@
-"""A sweep's study: claims, failures, pruning, grids, sharing, going on. Covers avrec.sweep.study and avrec.sweep.hydra_sweeper."""
+"""A sweep's study: claims, failures, pruning, grids, sharing, going on."""
 
 import itertools
 import multiprocessing

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from avrec.errors import UserError
 from avrec.evaluation.results import Result
 from avrec.run import tracking
-from avrec.run.config import plain
+from avrec.run.config import CONF, plain
 from train import train
 
 PERSON, SECRET = "person-of-interest", "recognisable-secret"
@@ -42,7 +42,7 @@ def tracked(compose_cfg: Any, demo_root: Path, tmp_path_factory: pytest.TempPath
             f"+logger.wandb.notes='https://me:{SECRET}@host'",
             run_dir=run,
         )
-        cfg.data = OmegaConf.load(config.CONF / "data" / "folder.yaml")
+        cfg.data = OmegaConf.load(CONF / "data" / "folder.yaml")
         cfg.data.root = str(root)
         cfg.vision = cfg.audio = None
         train(cfg)

@@ -1,21 +1,14 @@
 """From a user's slip on the command line to its cure, in words."""
 
 import argparse
-import difflib
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from avrec.errors import UserError
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
-
-
-def must_be_given(key: str) -> str:
-    """What to say of a value that has no default."""
-    return f"{key} must be given and is not. Add {key}=VALUE to the command."
+from avrec.errors import UserError, nearest
+from avrec.run.config import CONF, must_be_given
 
 
 def for_hydra(arguments: list[str]) -> list[str]:
@@ -91,15 +84,6 @@ def explain(error: Exception, config_name: str) -> str:
     if target:
         return f"{target[2]}: {target[1]} cannot be imported. Give a name that is there, or install its package."
     return " ".join(lines[:2])
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """ "Did you mean …?", or nothing where nothing is near."""
-    by_tail = {known.rsplit(".", 1)[-1]: known for known in names}
-    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if not found:
-        found = [by_tail[tail] for tail in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_tail, n=1, cutoff=0.7)]
-    return f"Did you mean {found[0]}?" if found else ""
 
 
 def known_keys(config_name: str) -> list[str]:

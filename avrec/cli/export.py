@@ -1,45 +1,35 @@
-"""Write a checkpoint's towers as files.
+"""avrec export: write the towers of a run as files (conf/export.yaml)."""
 
-python -m avrec.export ckpt=RUN/checkpoints/best.ckpt
-python -m avrec.export ckpt=RUN/checkpoints/best.ckpt target=both format=onnx int8=true out=DIR
-"""
-
-import logging
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from avrec.cli.arguments import from_command_line
-from avrec.cli.main import entry
-from avrec.run import export, restore
+from avrec.cli.main import command, user_errors_as_exit_codes
 
-KEYS = {
-    "ckpt": (..., "a checkpoint in its run folder: RUN/checkpoints/best.ckpt"),
-    "data.root": (None, "where the catalogue lies now; by default where the run says"),
-    "target": ("item_tower", "item_tower, user_tower or both"),
-    "format": ("safetensors", "safetensors, and with onnx or torch_export a program besides"),
-    "out": (None, "the folder; by default RUN/item_tower or RUN/user_tower"),
-    "int8": ("false", "true: with format=onnx a quantised file besides, and what it loses"),
-    "users": ("none", "hashed: write the vectors of single users, under hashed ids"),
-}
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
-def main() -> None:
-    """Read the arguments, rebuild the run, export."""
-    given = from_command_line(sys.argv[1:], KEYS, "python -m avrec.export")
-    export.check(**{key: given[key] for key in export.CHOICES})
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    ckpt = Path(given["ckpt"])
-    run = restore.of_checkpoint(ckpt, given["data.root"])
-    run_dir = ckpt.resolve().parent.parent
-    if given["target"] == "both":
-        out = {kind: Path(given["out"] or run_dir) / kind for kind in ("item_tower", "user_tower")}
-    else:
-        out = {given["target"]: Path(given["out"] or run_dir / given["target"])}
-    # They are of the best weights.
-    results = export.results_of(run_dir) if ckpt.name == "best.ckpt" else []
-    export.export_run(run, out, given["format"], given["int8"] == "true", given["users"], results)
-    print(*out.values(), sep="\n")
+def run(cfg: "DictConfig") -> None:
+    """Bring the run back, export."""
+    from avrec.run import export
+    from avrec.run.config import checkpoint_of
+    from avrec.run.restore import of_checkpoint
+
+    with user_errors_as_exit_codes():
+        export.check(cfg.target, cfg.format, cfg.int8, cfg.users)
+        ckpt = Path(checkpoint_of(cfg))
+        restored = of_checkpoint(ckpt, cfg.data.root)
+        run_dir = ckpt.resolve().parent.parent
+        if cfg.target == "both":
+            out = {kind: Path(cfg.out or run_dir) / kind for kind in ("item_tower", "user_tower")}
+        else:
+            out = {cfg.target: Path(cfg.out or run_dir / cfg.target)}
+        # The results in metrics.json are those of the best weights.
+        results = export.results_of(run_dir) if ckpt.name == "best.ckpt" else []
+        export.export_run(restored, out, cfg.format, cfg.int8, cfg.users, results)
+        print(*out.values(), sep="\n")
 
 
-if __name__ == "__main__":
-    sys.exit(entry(main, "train"))
+def main() -> int:
+    """The command; its exit status."""
+    return command(run, "export")

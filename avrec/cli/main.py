@@ -1,6 +1,7 @@
-"""Entry of every command: compose a config, run, and turn a user's mistake or a stop into an exit code."""
+"""The entry of every command: dispatch, compose, run; a user's mistake or a stop becomes an exit code."""
 
 import errno
+import importlib
 import logging
 import os
 import sys
@@ -9,29 +10,64 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf, errors
-
-from avrec.cli.config_errors import explain, for_hydra
-from avrec.errors import UserError
-from avrec.run.build import CONF
-from avrec.run.redact import masked
-from avrec.sweep import study
+from avrec.errors import TrainingStoppedError, UserError, nearest
 
 if TYPE_CHECKING:
-    pass
-from avrec.run.build import log
+    from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+COMMANDS = {
+    "train": "train on a catalogue, measure, export",
+    "evaluate": "measure a checkpoint, or compare two",
+    "check": "read a catalogue whole and report its problems",
+    "prepare": "decode and store the content of a catalogue, without training",
+    "embed": "embed items with an exported item tower",
+    "export": "write the towers of a run as files",
+    "recommend": "the best items for a user, or the users for new items",
+    "sweep": "train over several settings: train -m",
+}
 
 
-def entry(main: Callable[[], Any], config_name: str) -> int:
-    """Run an entry script's main so that a user's mistake ends in one message, and a stop in a clean one.
+def main() -> int:
+    """The command ``avrec``; its exit status."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("--help", "-h"):
+        width = max(map(len, COMMANDS))
+        commands = (f"  {command:{width}}  {meaning}" for command, meaning in COMMANDS.items())
+        print("Usage: avrec COMMAND [group=option] [key=value] …", "", *commands, sep="\n")
+        print("", "The options of a command: avrec COMMAND --help", sep="\n")
+        return 0
+    if name == "--version":
+        from avrec import __version__
 
-    Keys are looked up in the primary config ``config_name`` for "did you mean".
+        print(__version__)
+        return 0
+    if name not in COMMANDS:
+        near = nearest(name, list(COMMANDS)) or f"Commands: {', '.join(COMMANDS)}."
+        print(f"error: avrec has no command {name}. {near}", file=sys.stderr)
+        return 2
+    sys.argv[:2] = [f"{sys.argv[0]} {name}"]
+    if name == "sweep" and not {"-m", "--multirun"} & set(sys.argv):
+        sys.argv.insert(1, "-m")
+    module = importlib.import_module(f"avrec.cli.{'train' if name == 'sweep' else name}")
+    status: int = module.main()
+    return status
+
+
+def command(task: "Callable[[DictConfig], Any]", config_name: str) -> int:
+    """Compose a primary config with the command line's overrides, and run ``task`` on it.
 
     Returns:
-        Exit status: 0 fine, 2 the user's mistake, 128 + signal where it was stopped.
+        Exit status: 0 fine, 2 a user's mistake, 128 + signal after a stop.
     """
+    import hydra
     from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
+    from avrec.cli.config_errors import explain, for_hydra
+    from avrec.run.config import CONF
+    from avrec.run.redact import masked
     from avrec.sweep import hydra_sweeper
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -39,20 +75,13 @@ def entry(main: Callable[[], Any], config_name: str) -> int:
     try:
         with user_errors_as_exit_codes():
             sys.argv[1:] = for_hydra(sys.argv[1:])
-            main()
-    except (HydraException, errors.OmegaConfBaseException) as error:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+    except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {masked(explain(error, config_name))}", file=sys.stderr)
         return 2
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
-
-
-def command(main: Callable[[DictConfig], None], config_name: str) -> int:
-    """Compose a primary config with the command line's overrides and run ``main`` on it, as ``entry`` does."""
-    import hydra
-
-    return entry(hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(main), config_name)
 
 
 @contextmanager
@@ -66,12 +95,12 @@ def user_errors_as_exit_codes(run_dir: str | Path | None = None) -> Iterator[Non
     Raises:
         SystemExit: with status 2 for a mistake, 128 + signal for a stop.
     """
-    from avrec.errors import TrainingStoppedError
+    from avrec.sweep.study import TRIAL
 
     try:
         yield
     except TrainingStoppedError as error:
-        folder = os.environ.get(study.TRIAL, "").partition("@")[2]
+        folder = os.environ.get(TRIAL, "").partition("@")[2]
         goes_on = f"stopped; the same command with hydra.sweep.dir={folder} goes on with the sweep"
         print(goes_on if folder else error, file=sys.stderr)
         raise SystemExit(128 + error.signum) from None
@@ -110,6 +139,7 @@ def _no_place(error: BaseException) -> str | None:
 
 def _one_of_many() -> bool:
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
     return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
 

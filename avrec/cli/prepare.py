@@ -1,15 +1,13 @@
-"""python -m avrec.cli.prepare data=... [overrides]: prepare the content of all encoders of a config, without training.
+"""avrec prepare: prepare the content of all encoders of a config, without training.
 
-Takes what train.py takes, and train.py with the same choices then finds everything prepared. Items are spread over
+Takes what train takes, and train with the same choices then finds everything prepared. Items are spread over
 processes of this machine (datamodule.prepare.workers=8) or over a Ray cluster (executor=ray).
 """
 
 import logging
-import sys
 from typing import TYPE_CHECKING
 
 from avrec.cli.main import command, user_errors_as_exit_codes
-from avrec.run import build, outputs
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -18,15 +16,19 @@ log = logging.getLogger(__name__)
 
 
 def prepare(cfg: "DictConfig") -> None:
-    """Prepare, and say how many items have what; ``config.slips`` says what becomes of a mistake."""
+    """Prepare, and log how many items have which modality."""
+    from avrec.run.build import build_run
+    from avrec.run.outputs import Timing
+
     with user_errors_as_exit_codes(cfg.run_dir):
-        timing = outputs.Timing()
+        timing = Timing()
         with timing.part("prepare"):
-            data = build.build(cfg).data
+            data = build_run(cfg).data
             data.prepare_data()
         counts = ", ".join(f"{name} {content.present_N.sum():,}" for name, content in data.items.content.items())
         log.info("%s items: %s; %.0f s", f"{len(data.catalogue.items):,}", counts, timing.seconds["prepare"])
 
 
-if __name__ == "__main__":
-    sys.exit(command(prepare, "train"))
+def main() -> int:
+    """The command; its exit status."""
+    return command(prepare, "prepare")

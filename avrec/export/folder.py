@@ -157,4 +157,4 @@ class Folder:
 
     @property
     def _again(self) -> str:
-        return f"Export it again: python -m avrec.export ckpt=RUN/checkpoints/best.ckpt target={self.kind}"
+        return f"Export it again: avrec export ckpt=RUN/checkpoints/best.ckpt target={self.kind}"

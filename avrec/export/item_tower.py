@@ -255,7 +255,7 @@ def load_item_tower(
         if name not in found and "." in name:
             raise UserError(
                 f"{folder} is built of {name}, which is not of avrec, and files import no code. Import it and give "
-                f"load_item_tower(…, classes=[{name.rpartition('.')[2]}]); to python -m avrec.retrieval.embed classes=[{name}]."
+                f"load_item_tower(…, classes=[{name.rpartition('.')[2]}]); to avrec embed classes=[{name}]."
             )
         return found[name]
 

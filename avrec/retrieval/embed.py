@@ -1,4 +1,4 @@
-"""python -m avrec.retrieval.embed tower=RUN/item_tower items=my_catalogue out=DIR: embed a catalogue, or what is new of it.
+"""Embed a catalogue, or what is new of it, with an exported item tower.
 
 Writes ``out/items.parquet`` (item_id, vector, key), one row per item in the order of its table. An item whose text,
 files and tower are what they were keeps its vector, by its key; one that left the table leaves the result. Work goes on
@@ -27,8 +27,6 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from avrec.batch import Array
-from avrec.cli.arguments import Keys, from_command_line, imported
-from avrec.cli.main import entry
 from avrec.content.items import DecodeRequest, RawItem
 from avrec.content.limits import Limits
 from avrec.content.prepare import cut, work
@@ -40,17 +38,6 @@ from avrec.export.item_tower import ExportedItemTower, load_item_tower
 from avrec.io import digest, write_json
 from avrec.towers.encoders.features import FeaturesEncoder
 
-KEYS: Keys = {
-    "tower": (..., "an exported item tower: RUN/item_tower"),
-    "items": (..., "a folder with an items table, or the table"),
-    "out": (..., "the folder that gets items.parquet"),
-    "columns": ({}, "the table's own column names: '{item_id: movieId, title: name}'"),
-    "device": ("cpu", "where the tower runs; on cuda or mps in this process alone"),
-    "executor": ("local", "local: processes of this machine; ray: a Ray cluster"),
-    "shard_size": (256, "items whose vectors are written at a time"),
-    "workers": (2, "processes; 0: this one"),
-    "classes": ([], "encoders and fusions that are not avrec's, to be imported: [colours.ColourEncoder]"),
-}
 AT_ONCE = 64
 COLUMNS = ("item_id", "vector", "key")
 
@@ -318,16 +305,3 @@ def _keys(items: Sequence[RawItem], exported: ExportedItemTower, weights: str) -
     """A hash per item of all that determines its vector."""
     requests = _requests(exported)
     return [digest([weights, i.item_id, *(source_key(i, request) for request in requests)])[:32] for i in items]
-
-
-def main() -> None:
-    """Read the arguments, embed."""
-    given = from_command_line(sys.argv[1:], KEYS, "python -m avrec.retrieval.embed")
-    embed(**{**given, "classes": imported(given["classes"])})
-
-
-if __name__ == "__main__":
-    # What goes to a cluster is looked up there by its module's name, which is not __main__.
-    from avrec.retrieval.embed import main as command
-
-    sys.exit(entry(command, "train"))

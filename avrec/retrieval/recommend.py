@@ -1,4 +1,4 @@
-"""What a trained model recommends, and why; run as ``python -m avrec.retrieval.recommend``.
+"""What a trained model recommends, and why; run as ``avrec recommend``.
 
 A user's history is the whole log, also what was held out for validation and test; nothing in it is recommended.
 "because of" is a leave-one-out attribution: the query is computed anew without each history item, and shown are the
@@ -6,41 +6,31 @@ items whose absence takes the most from the recommended item's score. A score is
 sigmoid.
 """
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
 from avrec.batch import Array, UserBatch
-from avrec.cli import config_errors
-from avrec.cli.arguments import Keys, from_command_line
-from avrec.cli.main import entry
 from avrec.data.sequences import Sequences, padded
-from avrec.errors import UserError
+from avrec.errors import UserError, nearest
 from avrec.export.item_tower import ExportedItemTower
 from avrec.retrieval.embed import read_items, vectors_of
 from avrec.retrieval.index import Index
-from avrec.run import build, restore
 from avrec.towers.encoders.features import FeaturesEncoder
 from avrec.towers.user_tower import UserVector
 
-KEYS: Keys = {
-    "run": (..., "a run folder"),
-    "user": ("", "the k best items for this user of the catalogue"),
-    "history": ("", "the k best items for somebody new with this history: ITEM,ITEM, oldest first, all just now"),
-    "items": ("", "a table of new items: who would get them among their first k"),
-    "k": (10, "how many"),
-    "data.root": (None, "where the catalogue lies now; by default where the run says"),
-}
+if TYPE_CHECKING:
+    from avrec.data.datamodule import TwoTowerData
+    from avrec.training.module import TwoTowerModule
+
 REASONS = 2
 USERS_AT_ONCE = 256
 USERS_SHOWN = 5
@@ -68,27 +58,19 @@ class Recommender:
     """A run that answers.
 
     Args:
-        run: with its weights, prepared.
+        data: prepared.
+        module: with its weights.
+        columns: the catalogue's own column names, by avrec's; a table of new items has the same.
     """
 
-    def __init__(self, run: build.Run) -> None:
-        self.data, self.catalogue, self.module = run.data, run.data.catalogue, run.module.eval()
-        self.columns = run.cfg.data.get("columns")
+    def __init__(
+        self, data: "TwoTowerData", module: "TwoTowerModule", columns: Mapping[str, str | None] | None = None
+    ) -> None:
+        self.data, self.catalogue, self.module = data, data.catalogue, module.eval()
+        self.columns = columns
         self.place = {item.item_id: index for index, item in enumerate(self.catalogue.items)}
         log = self.catalogue.log
         self.history = Sequences.of(log, np.ones(len(log), bool), len(self.catalogue.user_ids))
-
-    @classmethod
-    def of(cls, run: str | Path, root: str | Path | None = None) -> Self:
-        """From a run folder; ``root`` is where its catalogue lies now, None: where the run says.
-
-        Raises:
-            UserError: there is no such run, or it does not fit its catalogue.
-        """
-        ckpt = Path(run) / "checkpoints" / "best.ckpt"
-        if not ckpt.is_file():
-            raise UserError(f"run={run} has no checkpoints/best.ckpt. Give the folder of a finished training.")
-        return cls(restore.of_checkpoint(ckpt, root))
 
     @cached_property
     @torch.no_grad()
@@ -210,7 +192,7 @@ class Recommender:
 
 def _known(key: str, name: str, places: dict[str, int]) -> int:
     if name not in places:
-        near = config_errors.nearest(name, list(places)) or f"It has {len(places):,}, such as {next(iter(places))}."
+        near = nearest(name, list(places)) or f"It has {len(places):,}, such as {next(iter(places))}."
         raise UserError(f"{key}={name} is not in the catalogue. {near}")
     return places[name]
 
@@ -240,29 +222,3 @@ def audience_table(audiences: Sequence[Audience], k: int) -> Table:
         middle = f"{np.median(one.rank_E):,.0f}"
         rows.append((one.item_id, one.title, share, middle, first + (", …" if count > USERS_SHOWN else "")))
     return _table(("item", "title", f"users with it in the first {k}", "median rank", "first of them"), rows)
-
-
-def main() -> None:
-    """Read the arguments, recommend, print."""
-    given: dict[str, Any] = from_command_line(sys.argv[1:], KEYS, "python -m avrec.retrieval.recommend")
-    k, asked = given["k"], [name for name in ("user", "history", "items") if given[name]]
-    if len(asked) != 1 or k < 1:
-        raise UserError(
-            f"{' and '.join(asked) or 'none of user, history, items'} with k={k} given. "
-            "Give one of user=ID, history=ITEM,ITEM or items=TABLE, and k from 1."
-        )
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    recommender = Recommender.of(given["run"], given["data.root"])
-    if asked == ["items"]:
-        audiences, told = recommender.audiences(given["items"], k)
-        console.print(audience_table(audiences, k))
-        for reason in told:
-            print(reason)
-    elif asked == ["user"]:
-        console.print(recommended_table(recommender.for_user(given["user"], k)))
-    else:
-        console.print(recommended_table(recommender.for_history(given["history"].split(","), k)))
-
-
-if __name__ == "__main__":
-    sys.exit(entry(main, "train"))

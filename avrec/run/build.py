@@ -82,12 +82,9 @@ def build_module(cfg: DictConfig, data: "TwoTowerData", validate: Callable[..., 
     return module
 
 
-def build_trainer(cfg: DictConfig) -> "pl.Trainer":
-    """The Trainer with its callbacks and logger."""
-    from hydra.core.hydra_config import HydraConfig
+def build_trainer(cfg: DictConfig, more_callbacks: "Sequence[pl.Callback]" = ()) -> "pl.Trainer":
+    """The Trainer with its callbacks and loggers; ``more_callbacks`` are those that no config holds."""
     from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
-
-    from avrec.training.callbacks import TrialReport
 
     _hush()
     for node in (cfg.logger or {}).values():
@@ -99,13 +96,10 @@ def build_trainer(cfg: DictConfig) -> "pl.Trainer":
         callbacks.append(LearningRateMonitor("step"))
     if sys.stderr.isatty():
         callbacks.append(RichProgressBar())
-    if os.environ.get(study.TRIAL):
-        pruner = instantiate(HydraConfig.get().sweeper.get("pruner"), "hydra.sweeper.pruner")
-        callbacks.append(TrialReport(cfg.monitor, study.reporter(pruner)))
     return instantiate(
         cfg.trainer,
         "trainer",
-        callbacks=callbacks,
+        callbacks=[*callbacks, *more_callbacks],
         logger=loggers or False,
         default_root_dir=str(cfg.run_dir),
         enable_progress_bar=sys.stderr.isatty(),
@@ -142,8 +136,6 @@ def build_ranking_trainer(cfg: DictConfig) -> "pl.Trainer":
     )
 
 
-
-
 class Run(NamedTuple):
     """The pieces of a run."""
 
@@ -157,7 +149,6 @@ class Run(NamedTuple):
 
 def build_run(cfg: "DictConfig") -> Run:
     """The pieces of a config; content is not prepared yet, since weights may bring a tokenizer."""
-
     check_settings(cfg)
     source = build_source(cfg)
     data = build_data(cfg, source)

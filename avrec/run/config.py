@@ -1,36 +1,32 @@
-"""Configs: what a node names is built, a run's config is saved and read back."""
+"""The composed config: what a node names is built; a run's config is saved, and read back."""
 
+import importlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from avrec.errors import UserError
-from avrec.run.measure import check_baselines
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-import re
-from typing import TYPE_CHECKING
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, errors
 
-from avrec.cli.config_errors import must_be_given
-from avrec.run.build import CONF
+from avrec.errors import UserError
+from avrec.run.measure import check_baselines
 from avrec.run.redact import hidden
 
-if TYPE_CHECKING:
-    pass
-
+_PACKAGE = Path(__file__).resolve().parent.parent
+CONF = next((path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir()), _PACKAGE / "conf")
+"""The config groups: in the wheel beside the code, in a checkout beside the package."""
 
 _PIECES = (
     *("data", "split", "datamodule", "fusion", "item_tower", "user_tower", "score", "objective", "optimizer"),
     *("scheduler", "trainer", "evaluation", "monitor", "seed"),
 )
-
-
 _OF_RUN = "It must be as train.py wrote it: take it from a backup, or train again."
+
+
+def must_be_given(key: str) -> str:
+    """The message for a value that has no default."""
+    return f"{key} must be given and is not. Add {key}=VALUE to the command."
 
 
 def instantiate(node: Any, where: str, **more: Any) -> Any:
@@ -166,7 +162,7 @@ def check_run_dir(cfg: DictConfig) -> None:
         )
 
 
-def check_settings(cfg: "DictConfig") -> None:
+def check_settings(cfg: DictConfig) -> None:
     """Refuse what would only be found out at the end of an epoch, or of the run.
 
     Raises:
@@ -196,3 +192,48 @@ def check_settings(cfg: "DictConfig") -> None:
             f"monitor={cfg.monitor} is not measured: evaluation.validate has {', '.join(measured) or 'nothing'}. "
             f"Give monitor=val/{[*measured, 'ndcg@10'][0]}, or add its metric to evaluation.validate."
         )
+
+
+def one_of(cfg: Any, *keys: str) -> str:
+    """The key of these that has a value.
+
+    Raises:
+        UserError: none has, or several have.
+    """
+    given = [key for key in keys if cfg[key] is not None]
+    if len(given) != 1:
+        raise UserError(f"Exactly one of {', '.join(keys)} must be given; got {' and '.join(given) or 'none'}.")
+    return given[0]
+
+
+def checkpoint_of(cfg: Any) -> str:
+    """The checkpoint that ``ckpt=FILE`` or ``run=FOLDER`` names."""
+    return str(cfg.ckpt) if one_of(cfg, "ckpt", "run") == "ckpt" else str(Path(cfg.run) / "checkpoints" / "best.ckpt")
+
+
+def as_given(cfg: Any, key: str) -> str:
+    """A value as it stands on the command line: an id such as 007 is text, whatever the config makes of it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
+    found = [text.partition("=")[2] for text in overrides if text.partition("=")[0] == key]
+    return re.sub(r"^(['\"])(.*)\1$", r"\2", found[-1]) if found else str(cfg[key])
+
+
+def import_classes(paths: Sequence[str]) -> list[type[Any]]:
+    """The classes that somebody names by MODULE.CLASS, whose modules are imported for that.
+
+    Raises:
+        UserError: one cannot be imported, or is no class.
+    """
+    found: list[type[Any]] = []
+    for path in paths:
+        module, _, name = str(path).rpartition(".")
+        try:
+            found.append(getattr(importlib.import_module(module), name))
+            reason = "" if isinstance(found[-1], type) else "It is no class"
+        except Exception as error:  # a module of the user's own raises what it likes
+            reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+        if reason:
+            raise UserError(f"classes=[{path}]: {reason}. Give MODULE.CLASS, from this folder or PYTHONPATH.")
+    return found

@@ -1,4 +1,4 @@
-"""From a run to its exported towers: what train.py leaves behind, and what python -m avrec.export is asked for."""
+"""From a run to its exported towers: what train.py leaves behind, and what avrec export is asked for."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -20,25 +20,26 @@ log = logging.getLogger(__name__)
 CHOICES = {
     "target": ("item_tower", "user_tower", "both"),
     "format": ("safetensors", "onnx", "torch_export"),
-    "int8": ("false", "true"),
     "users": ("none", "hashed"),
 }
 
 
-def check(**given: str) -> None:
+def check(target: str, form: str, int8: bool, users: str) -> None:
     """Refuse what cannot be exported, before a run is brought back for it.
 
     Raises:
         UserError: an unknown choice, int8 without ONNX, or a missing package.
     """
-    for key, value in given.items():
+    for key, value in (("target", target), ("format", form), ("users", users)):
         if value not in CHOICES[key]:
-            raise UserError(f"{key}={value} is not known. Give one of {', '.join(CHOICES[key])}.")
-    if given["int8"] == "true" and given["format"] != "onnx":
-        raise UserError(f"int8=true is not possible with format={given['format']}. Give format=onnx.")
-    if given["users"] == "hashed" and given["target"] == "item_tower":
-        raise UserError("users=hashed is not possible with target=item_tower. Give target=user_tower or target=both.")
-    if given["format"] == "onnx":
+            raise UserError(f"{key} must be one of {', '.join(CHOICES[key])}; got {value}.")
+    if not isinstance(int8, bool):
+        raise UserError(f"int8 must be true or false; got {int8}.")
+    if int8 and form != "onnx":
+        raise UserError(f"int8=true needs format=onnx; got format={form}.")
+    if users == "hashed" and target == "item_tower":
+        raise UserError("users=hashed needs a user tower: target=user_tower or target=both; got target=item_tower.")
+    if form == "onnx":
         from avrec.export.graph import check_packages
 
         check_packages()

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avrec.errors import UserError
-from avrec.run.build import Run
+from avrec.run import config
+from avrec.run.build import Run, build_run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -23,10 +24,8 @@ def of_checkpoint(ckpt: str | Path, root: str | Path | None = None) -> Run:
     Raises:
         UserError: there is no such checkpoint, or it does not fit its run.
     """
-    from avrec.run import build
-
     cfg = config.of_run(ckpt, root)
-    run = build(cfg)
+    run = build_run(cfg)
     load_weights(run.module, run.data, ckpt)
     run.data.prepare_data()
     return run
@@ -56,7 +55,7 @@ def load_weights(module: "TwoTowerModule", data: "TwoTowerData", ckpt: str | Pat
         raise UserError(
             f"ckpt={ckpt} was trained on other items, users or interactions than these: the catalogue is another one, "
             "or has changed. Give a copy from before (data.root=COPY), or train on it as it is now. Exported towers "
-            "need no catalogue: python -m avrec.retrieval.embed."
+            "need no catalogue: avrec embed."
         )
     try:
         module.load_state_dict(weights)

@@ -21,7 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from avrec.errors import UserError
-from avrec.run.build import CONF
+from avrec.run.config import CONF
 from avrec.run.redact import masked
 
 

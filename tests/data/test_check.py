@@ -17,12 +17,14 @@ from PIL import Image
 
 from avrec.content.decode import open_media
 from avrec.content.items import DecodeRequest, RawItem
-from avrec.data.check.checks import check, inspect, inspect_all, report_on, sampled
+from avrec.cli.check import run as report_on
+from avrec.data.check.checks import check, inspect, inspect_all, sampled
 from avrec.data.check.findings import MediaFacts
 from avrec.data.cleaning import Cleaning
 from avrec.data.sources.folder import FolderSource
 from avrec.data.splits import Temporal
 from avrec.errors import UserError
+from avrec.run.config import CONF
 
 NOON = 1_704_196_800  # 2024-01-02 12:00 UTC
 ITEMS = {
@@ -289,11 +291,11 @@ def test_a_sample_is_the_same_each_time():
 
 
 def composed(*overrides):
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("check", overrides=list(overrides))
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (config.CONF / "data").glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "data").glob("*.yaml")))
 def test_every_source_can_be_named(name):
     assert composed(f"data={name}", "data.root=x", "text=minilm", "vision=none").data.root == "x"
 
@@ -334,4 +336,4 @@ def test_the_command(demo_root, tmp_path):
     assert "is not a folder" in " ".join(missing.stdout.split())
     slip = run("data.rooot=x")
     assert slip.returncode == 2
-    assert "Did you mean data.root? Every key: python -m avrec.data.check.checks --cfg job" in slip.stderr
+    assert "Did you mean data.root? Every key: avrec check --cfg job" in slip.stderr

@@ -175,7 +175,7 @@ def damage(folder: Path, name: str, content: bytes | None) -> None:
         ("config.json", b'{"model_type": "avrec_item_tower", "format": 1}', "This version reads 'avrec_user_tower'"),
         ("config.json", b'{"model_type": "avrec_user_tower", "format": 1}', r"is damaged \(KeyError: 'tower'\)"),
         ("model.safetensors", None, "has no model.safetensors"),
-        ("model.safetensors", b"junk", "is damaged .* Export it again: python -m avrec.export"),
+        ("model.safetensors", b"junk", "is damaged .* Export it again: avrec export"),
         ("user_ids.json", b"x", "could not be read as JSON"),
         ("user_ids.json", b'{"salt": "", "keys": ["a"]}', "user_ids.json is of another tower"),
     ],

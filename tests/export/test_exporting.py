@@ -104,7 +104,7 @@ def test_other_weights_than_the_best_were_not_measured(command, run, tmp_path):
         (["int8=true"], "int8=true is not possible with format=safetensors. Give format=onnx."),
         (["int8=yes"], "int8=yes is not known. Give one of false, true."),
         (["users=hashed"], "users=hashed is not possible with target=item_tower."),
-        (["targt=both"], "There is no key targt. Usage: python -m avrec.export ckpt=…"),
+        (["targt=both"], "There is no key targt. Usage: avrec export ckpt=…"),
     ],
 )
 def test_mistakes_are_named(command, capsys, arguments, message):

@@ -471,6 +471,6 @@ def test_an_export_of_before_the_card_still_loads(run, exported, rows, tmp_path)
 def test_a_damaged_export_is_named_in_a_sentence(run, tmp_path, name, content):
     folder = run.export(tmp_path / "tower")
     (folder / name).write_bytes(content)
-    with pytest.raises(UserError, match=r"tower is damaged .* Export it again: python -m avrec.export") as found:
+    with pytest.raises(UserError, match=r"tower is damaged .* Export it again: avrec export") as found:
         avrec.load_item_tower(folder)
     assert "\n" not in str(found.value)

@@ -1,12 +1,7 @@
-"""python -m avrec.data.check.checks data.root=PATH [out=report.json]: read a catalogue whole, and say what is wrong with it.
-
-Trains nothing. Exit status: 0 fine, maybe with warnings; 1 errors; 2 the tables could not be read at all.
-"""
+"""The checks of a catalogue: what is read, what is found wrong, and what to do about it."""
 
 import copy
-import json
 import multiprocessing
-import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -18,9 +13,7 @@ import av
 import numpy as np
 import polars as pl
 from pebble import ProcessExpired, ProcessPool
-from rich.console import Console
 
-from avrec.cli.main import command, user_errors_as_exit_codes
 from avrec.content.decode import decode, open_media
 from avrec.content.items import DecodeFailure, DecodeRequest, RawItem
 from avrec.content.limits import Limits, UnusableError
@@ -36,18 +29,16 @@ from avrec.data.check.findings import (
     time_findings,
     tokens_of,
 )
-from avrec.data.check.report import Report, quantiles, show
-from avrec.data.demo.source import DemoSource
+from avrec.data.check.report import Report, quantiles
 from avrec.data.interactions import Times, dates_of, roles_of, seconds_of
 from avrec.data.sources.folder import FolderSource
 from avrec.data.splits import ROLES, Splitter
 from avrec.data.tables import CONTENT, FILE_COLUMNS, Catalogue, Table, Tables, as_text, inside
 from avrec.errors import UserError
 from avrec.io import moment
-from avrec.run import build, config
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    pass
 
 MEDIA_NAME = r"(?i)\.(jpe?g|png|webp|gif|avif|mp4|m4v|mov|mkv|webm|mp3|m4a|ogg|opus|flac|wav)$"
 ITEM_SECONDS = Limits.item_seconds
@@ -341,45 +332,3 @@ def sampled(items: list[RawItem], media: bool | int) -> list[RawItem]:
     if media is True or len(items) <= media:
         return items
     return [items[n] for n in sorted(np.random.default_rng(0).choice(len(items), media, replace=False))]
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Entry
-
-
-def report_on(cfg: "DictConfig") -> None:
-    """Check what a config names; print the report, write it, and exit with its status, or 2 after a mistake."""
-    with user_errors_as_exit_codes():
-        if not isinstance(cfg.media, bool | int) or cfg.media < 0 or cfg.workers < 1:
-            raise UserError(
-                f"media={cfg.media} workers={cfg.workers} were given. Give media=true, false or a number of items, and "
-                "1 worker or more."
-            )
-        source = build.build_source(cfg)
-        if isinstance(source, DemoSource):
-            source = source.as_folder()
-        # An encoder that is partial reads no files, but what lies under an item's number.
-        reads = {name: cfg[name] is not None and not cfg[name].get("_partial_") for name in ("vision", "audio")}
-        request = DecodeRequest(
-            image=reads["vision"],
-            video_frames=cfg.vision.get("video_frames", 0) if reads["vision"] else 0,
-            sample_rate=cfg.audio.get("sample_rate", 16_000) if reads["audio"] else 0,
-            max_seconds=cfg.audio.get("seconds", 10.0) if reads["audio"] else 0.0,
-        )
-        report = check(
-            source,
-            config.instantiate(cfg.split, "split"),
-            None if cfg.text is None else cfg.text.get("max_tokens"),
-            lambda items: inspect_all(sampled(items, cfg.media), request, cfg.workers) if any(reads.values()) else [],
-        )
-        show(report, Console(width=None if sys.stdout.isatty() else 100, highlight=False))
-        if cfg.out is not None:
-            out = Path(cfg.out)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n", "utf-8")
-            print(f"written: {out}", file=sys.stderr)
-    raise SystemExit(report.status)
-
-
-if __name__ == "__main__":
-    sys.exit(command(report_on, "check"))

@@ -1,4 +1,4 @@
-"""What tells the demo's domains apart: words, colours, sounds and weights, as ``demo_domains.toml`` has them."""
+"""What tells the demo's domains apart: words, colours, sounds and weights, as ``domains.toml`` has them."""
 
 import tomllib
 from collections.abc import Mapping
