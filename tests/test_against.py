@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
         places = [f"run_dir={folder}", f"cache_dir={shared}"]
         with initialize_config_dir(str(config.CONF), version_base="1.3"):
             cfg = compose("train", overrides=[*SMALL, *places, *overrides])
-        run = build.build(cfg)
+        run = build.build_run(cfg)
         config.save(cfg, folder / "config.yaml")
         path = folder / "checkpoints" / "best.ckpt"
         path.parent.mkdir()

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from avrec.cli.arguments import Keys, from_command_line
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from avrec.cli import config_errors
-from avrec.cli.arguments import Keys, from_command_line
 from avrec.errors import UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -74,11 +74,11 @@ def test_says_what_it_is(path: Path) -> None:
 def test_a_misspelt_key_names_the_nearest() -> None:
     keys = config_errors.known_keys("train")
     assert "optimizer.lr" in keys
-    assert "optimizer.lr?" in config_errors.nearest("optimizer.lrr", keys)
-    assert "optimizer.lr?" in config_errors.nearest("optimiser.lr", keys)
-    assert "datamodule.users_per_batch?" in config_errors.nearest("users_per_batch", keys)
-    assert "split?" in config_errors.nearest("splt", keys)
-    assert config_errors.nearest("qqqqq", keys) == ""
+    assert "optimizer.lr?" in nearest("optimizer.lrr", keys)
+    assert "optimizer.lr?" in nearest("optimiser.lr", keys)
+    assert "datamodule.users_per_batch?" in nearest("users_per_batch", keys)
+    assert "split?" in nearest("splt", keys)
+    assert nearest("qqqqq", keys) == ""
 
 
 def test_command_line_of_a_command_without_conf(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 
 import avrec
-from avrec.cli.arguments import imported
 from avrec.errors import UserError
 from avrec.retrieval import embed
 from avrec.retrieval.recommend import Recommender
+from avrec.run.config import import_classes
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text()
@@ -63,7 +63,9 @@ def test_the_encoder_is_short_trains_and_is_loaded(
     assert (audiences[0].item_id, told) == ("new", [])
 
 
-@pytest.mark.parametrize("path", ["nowhere.Colours", "avrec.batch.Nothing", "avrec.cli.arguments.imported", "Colours"])
+@pytest.mark.parametrize(
+    "path", ["nowhere.Colours", "avrec.batch.Nothing", "avrec.run.config.import_classes", "Colours"]
+)
 def test_a_class_that_cannot_be_imported_is_named(path: str) -> None:
     with pytest.raises(UserError, match=rf"classes=\[{path}\]: .+\. Give MODULE\.CLASS"):
-        imported([path])
+        import_classes([path])

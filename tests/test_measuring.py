@@ -19,7 +19,7 @@ from avrec.run.measure import Asked, Baselines, more_slices, read_columns
 
 @pytest.fixture
 def run(compose_cfg: Any) -> Any:
-    found = build.build(compose_cfg())
+    found = build.build_run(compose_cfg())
     found.data.prepare_data()
     return found
 
@@ -121,7 +121,7 @@ def test_candidates_of_any_kind_of_value(run: Any, given: Any, left: list[int]) 
 
 
 def test_histories_younger_than_the_target_say_nothing_of_the_time_since(run: Any, compose_cfg: Any) -> None:
-    found = build.build(compose_cfg("split=random", "split.history=all"))
+    found = build.build_run(compose_cfg("split=random", "split.history=all"))
     found.data.prepare_data()
     task, known = found.data.tasks["test"], found.data.known("test")
     users = np.repeat(task.user_index_E, np.diff(task.relevant.starts))
@@ -136,4 +136,4 @@ def test_diversity_without_content_is_refused_before_training(compose_cfg: Any) 
     cfg = compose_cfg("evaluation.metrics=[ndcg,diversity]")
     cfg.text = cfg.vision = cfg.audio = None
     with pytest.raises(UserError, match="diversity compares what items are, and no encoder reads content"):
-        build.build(cfg)
+        build.build_run(cfg)

@@ -177,7 +177,7 @@ def test_a_stop_waits_for_the_optimizer(compose_cfg: Any, tmp_path: Path) -> Non
             stop.signum = 15
 
     cfg = compose_cfg(*SMALL, "trainer.accumulate_grad_batches=2", run_dir=tmp_path)
-    run = build.build(cfg)
+    run = build.build_run(cfg)
     data, module = run.data, run.module
     trainer = build.build_trainer(cfg)
     stop = next(callback for callback in trainer.callbacks if isinstance(callback, GracefulStop))

@@ -216,7 +216,7 @@ def test_one_modality_alone_trains(modality: str, compose_cfg: Any) -> None:
     cfg = compose_cfg()
     for name in others:
         cfg[name] = None
-    run = build.build(cfg)
+    run = build.build_run(cfg)
     data, module = run.data, run.module
     data.prepare_data()
     batch = next(iter(data.train_dataloader()))

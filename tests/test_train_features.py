@@ -188,4 +188,4 @@ def test_a_mistake_is_one_clear_error(compose_cfg: Any, tmp_path: Path, override
     from avrec.run import build
 
     with pytest.raises(UserError, match=message):
-        build.build(compose_cfg(tmp_path, override)).data.prepare_data()
+        build.build_run(compose_cfg(tmp_path, override)).data.prepare_data()

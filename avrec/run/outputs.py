@@ -1,6 +1,7 @@
 """What a run leaves: embeddings, the report, its summary."""
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from avrec.data.datamodule import TwoTowerData
     from avrec.evaluation.results import Result
     from avrec.training.module import TwoTowerModule
-from avrec.run.run import log
+
+log = logging.getLogger(__name__)
 
 
 @dataclass

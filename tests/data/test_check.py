@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from avrec.cli.check import run as report_on
 from avrec.content.decode import open_media
 from avrec.content.items import DecodeRequest, RawItem
-from avrec.cli.check import run as report_on
 from avrec.data.check.checks import check, inspect, inspect_all, sampled
 from avrec.data.check.findings import MediaFacts
 from avrec.data.cleaning import Cleaning

@@ -274,7 +274,7 @@ def test_titles_of_any_characters_can_be_written(material, tmp_path):
 def test_a_run_writes_its_report_and_never_ends_of_it(compose_cfg, tmp_path: Path, caplog):
     from avrec.run import build, measure, outputs
 
-    run = build.build(compose_cfg())
+    run = build.build_run(compose_cfg())
     run.data.prepare_data()
     rng = torch.Generator().manual_seed(0)
     task = run.data.tasks["test"]
