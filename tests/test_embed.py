@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 
 import avrec
-from avrec.cli.main import entry
+from avrec.cli.embed import main
 from avrec.content.items import RawItem, TextFields
 from avrec.data.sources.folder import FolderSource
 from avrec.errors import UserError
@@ -333,15 +333,30 @@ def test_ray_gives_the_same(tower: Path, catalogue: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "tower must be given and is not. Usage: avrec embed tower=…"),
+        (["items=x", "out=x"], "Exactly one of tower, run must be given; got none."),
         (["tower={tower}", "out=x"], "items must be given and is not."),
         (["tower={tower}", "items={items}", "out={out}", "shards=3"], "There is no key shards."),
-        (["tower={tower}", "items={items}", "out={out}", "shard_size=x"], "shard_size=x is no whole number."),
-        (["tower={tower}", "items={items}", "out={out}", "shard_size=0"], "Give a shard_size from 1"),
-        (["tower={tower}", "items={items}", "out={out}", "executor=spark"], "executor=local or executor=ray"),
+        (
+            ["tower={tower}", "items={items}", "out={out}", "shard_size=x"],
+            "whole number from 1; got x.",
+        ),
+        (
+            ["tower={tower}", "items={items}", "out={out}", "shard_size=0"],
+            "whole number from 1; got 0.",
+        ),
+        (
+            ["tower={tower}", "items={items}", "out={out}", "executor=spark"],
+            "must be one of local, ray; got spark.",
+        ),
         (["tower={tower}", "items={items}", "out={out}", "device=warp"], "device=warp cannot be used: "),
-        (["tower={tower}", "items={items}", "out={out}", "device=cuda", "executor=ray"], "Give executor=local or"),
-        (["tower={tower}", "items={items}", "out={out}", "columns=title"], "'columns={ours: theirs, …}'"),
+        (
+            ["tower={tower}", "items={items}", "out={out}", "device=cuda", "executor=ray"],
+            "needs executor=local",
+        ),
+        (
+            ["tower={tower}", "items={items}", "out={out}", "columns=title"],
+            "such as 'columns={title: name}'; got title.",
+        ),
         (["tower={tower}", "items={items}", "out={out}", "columns={{title: name}}"], "columns.title=name: "),
         (["tower={tower}", "items={items}", "out={out}", "columns={{titel: name}}"], "Did you mean title?"),
         (["tower=nowhere", "items={items}", "out={out}"], "is not an exported item tower. Give RUN/item_tower."),
@@ -359,8 +374,8 @@ def test_a_mistake_is_one_line_and_status_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     places = {"tower": tower, "items": catalogue, "out": tmp_path / "out"}
-    monkeypatch.setattr(sys, "argv", ["embed", *(argument.format(**places) for argument in given)])
-    assert entry(module.main, "train") == 2
+    monkeypatch.setattr(sys, "argv", ["avrec embed", *(argument.format(**places) for argument in given)])
+    assert main() == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -11,10 +11,11 @@ import polars as pl
 import pytest
 
 import avrec
+from avrec.cli import embed
 from avrec.errors import UserError
-from avrec.retrieval import embed
 from avrec.retrieval.recommend import Recommender
 from avrec.run.config import import_classes
+from avrec.run.restore import of_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text()
@@ -51,15 +52,16 @@ def test_the_encoder_is_short_trains_and_is_loaded(
         avrec.load_item_tower(tower)
     assert "colours" not in sys.modules, "a file's word imports no code"
     arguments = [f"tower={tower}", f"items={demo_root}", f"out={tmp_path}/out", "workers=0"]
-    monkeypatch.setattr(sys, "argv", ["embed", *arguments, "classes=[colours.ColourEncoder]"])
-    embed.main()
+    monkeypatch.setattr(sys, "argv", ["avrec embed", *arguments, "classes=[colours.ColourEncoder]"])
+    assert embed.main() == 0
     found = pl.read_parquet(tmp_path / "out" / "items.parquet")
     assert found["item_id"].to_list() == own["item_id"].to_list()
     np.testing.assert_allclose(found["vector"].to_numpy(), own["vector"].to_numpy(), atol=1e-5)
     poster = next((demo_root / "posters").iterdir())
     (tmp_path / "new.csv").write_text(f"item_id,image\nnew,{poster.name}\n")
     (tmp_path / poster.name).write_bytes(poster.read_bytes())
-    audiences, told = Recommender.of(tmp_path / "run").audiences(tmp_path / "new.csv")
+    restored = of_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    audiences, told = Recommender(restored.data, restored.module).audiences(tmp_path / "new.csv")
     assert (audiences[0].item_id, told) == ("new", [])
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from avrec.cli.main import entry
+from avrec.cli.recommend import main
 from avrec.errors import UserError
-from avrec.retrieval import recommend as module
 from avrec.retrieval.recommend import Recommender
+from avrec.run.restore import of_checkpoint
 from avrec.towers.encoders.text import TextEncoder
 from train import train
 
@@ -27,7 +27,8 @@ def run(compose_cfg: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recommender(run: Path) -> Recommender:
-    return Recommender.of(run)
+    restored = of_checkpoint(run / "checkpoints" / "best.ckpt")
+    return Recommender(restored.data, restored.module, restored.cfg.data.get("columns"))
 
 
 def history_of(recommender: Recommender, user: int) -> list[int]:
@@ -67,7 +68,8 @@ def test_a_user_gets_the_best_unseen_items_and_the_reasons_are_leave_one_out(rec
 
 
 def test_the_catalogue_may_lie_elsewhere_than_at_training(recommender: Recommender, run: Path, tmp_path: Path) -> None:
-    moved = Recommender.of(run, tmp_path)
+    restored = of_checkpoint(run / "checkpoints" / "best.ckpt", tmp_path)
+    moved = Recommender(restored.data, restored.module)
     assert moved.catalogue.root.is_relative_to(tmp_path)
     user = moved.catalogue.user_ids[0]
     assert moved.for_user(user) == recommender.for_user(user)
@@ -121,21 +123,24 @@ def test_new_items_that_are_old_or_empty_are_refused(recommender: Recommender, t
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["recommend", *arguments])
-    return entry(module.main, "train")
+    monkeypatch.setattr(sys, "argv", ["avrec recommend", *arguments])
+    return main()
 
 
 def test_the_command_prints_tables(
-    recommender: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path,
+    recommender: Recommender,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(Recommender, "of", lambda run, root: recommender)
     user, item = recommender.catalogue.user_ids[0], next(iter(recommender.place))
-    assert call(monkeypatch, "run=x", f"user={user}", "k=2") == 0
+    assert call(monkeypatch, f"run={run}", f"user={user}", "k=2") == 0
     assert recommender.for_user(user, 2)[1].title in capsys.readouterr().out
-    assert call(monkeypatch, "run=x", f"history={item}") == 0
+    assert call(monkeypatch, f"run={run}", f"history=[{item},{item}]") == 0
     assert "because of" in capsys.readouterr().out
     (tmp_path / "new.csv").write_text('item_id,title\nn1,"[bold]Up[/]"\nn2,\n')
-    assert call(monkeypatch, "run=x", f"items={tmp_path / 'new.csv'}", "k=3") == 0
+    assert call(monkeypatch, f"run={run}", f"items={tmp_path / 'new.csv'}", "k=3") == 0
     out = capsys.readouterr().out
     assert "[bold]Up[/]" in out
     assert f"of {len(recommender.catalogue.user_ids)} (" in out
@@ -145,31 +150,29 @@ def test_the_command_prints_tables(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "run must be given and is not. Usage: avrec recommend run=…"),
-        (["run=x", "usr=1"], "There is no key usr."),
+        (["user=1"], "Exactly one of ckpt, run must be given; got none."),
+        (["run=x", "usr=1"], "There is no key usr. Did you mean user?"),
         (
             ["run=nowhere", "user=1"],
-            "run=nowhere has no checkpoints/best.ckpt. Give the folder of a finished training.",
+            "ckpt=nowhere/checkpoints/best.ckpt is not a file.",
         ),
-        (["run=x"], "none of user, history, items with k=10 given. Give one of user=ID"),
-        (["run=x", "user=1", "history=2"], "user and history with k=10 given."),
-        (["run=x", "user=1", "k=0"], "user with k=0 given."),
-        (["run=x", "user=1", "k=ten"], "k=ten is no whole number."),
+        (["run=x"], "Exactly one of user, history, items must be given; got none."),
+        (["run=x", "user=1", "history=2"], "Exactly one of user, history, items must be given; got user and history."),
+        (["run=x", "user=1", "k=0"], "k must be a whole number from 1; got 0."),
+        (["run=x", "user=1", "k=ten"], "k must be a whole number from 1; got ten."),
         (["run=here", "user=user-9"], "user=user-9 is not in the catalogue. "),
-        (["run=here", "history=film-00001,film-x"], "history=film-x is not in the catalogue. "),
+        (["run=here", "history=[film-00001,film-x]"], "history=film-x is not in the catalogue. "),
         (["run=here", "items=nothing.csv"], "items=nothing.csv is no folder and no table."),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
-    recommender: Recommender,
+    run: Path,
     given: list[str],
     message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if "run=here" in given:
-        monkeypatch.setattr(Recommender, "of", lambda run, root: recommender)
-    assert call(monkeypatch, *given) == 2
+    assert call(monkeypatch, *(f"run={run}" if one == "run=here" else one for one in given)) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

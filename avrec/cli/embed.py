@@ -16,14 +16,14 @@ def run(cfg: "DictConfig") -> None:
     from avrec.run.config import import_classes, one_of, plain
 
     with user_errors_as_exit_codes():
-        given = plain(cfg)
-        tower = one_of(given, "tower", "run")
+        tower = Path(cfg.run) / "item_tower" if one_of(cfg, "tower", "run") == "run" else Path(cfg.tower)
+        items, out, options = cfg["items"], cfg.out, plain(cfg)
         embed(
-            Path(given["run"]) / "item_tower" if tower == "run" else given["tower"],
-            given["items"],
-            given["out"],
-            classes=import_classes(given["classes"]),
-            **{key: given[key] for key in ("executor", "shard_size", "workers", "device", "columns")},
+            tower,
+            items,
+            out,
+            classes=import_classes(options["classes"]),
+            **{key: options[key] for key in ("executor", "shard_size", "workers", "device", "columns")},
         )
 
 

@@ -39,9 +39,9 @@ def main() -> int:
         print("", "The options of a command: avrec COMMAND --help", sep="\n")
         return 0
     if name == "--version":
-        from avrec import __version__
+        import avrec
 
-        print(__version__)
+        print(avrec.__version__)
         return 0
     if name not in COMMANDS:
         near = nearest(name, list(COMMANDS)) or f"Commands: {', '.join(COMMANDS)}."
@@ -95,6 +95,7 @@ def user_errors_as_exit_codes(run_dir: str | Path | None = None) -> Iterator[Non
     Raises:
         SystemExit: with status 2 for a mistake, 128 + signal for a stop.
     """
+    from avrec.run.config import must_be_given
     from avrec.sweep.study import TRIAL
 
     try:
@@ -105,6 +106,8 @@ def user_errors_as_exit_codes(run_dir: str | Path | None = None) -> Iterator[Non
         print(goes_on if folder else error, file=sys.stderr)
         raise SystemExit(128 + error.signum) from None
     except Exception as error:
+        if type(error).__name__ == "MissingMandatoryValue":
+            error = UserError(must_be_given(getattr(error, "full_key", "") or str(error).rpartition(" ")[2]))
         said = str(error) if isinstance(error, UserError) else _no_place(error)
         if said is None:
             raise

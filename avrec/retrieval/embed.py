@@ -229,13 +229,17 @@ def embed(
     Raises:
         UserError: an argument that is not possible, a tower or table that cannot be used, or no item that can.
     """
-    if shard_size < 1 or workers < 0 or executor not in EXECUTORS:
-        raise UserError(
-            f"shard_size={shard_size} workers={workers} executor={executor} were given. Give a shard_size from 1, "
-            f"workers from 0, and executor={' or executor='.join(EXECUTORS)}."
-        )
+    for name, number, least in (("shard_size", shard_size, 1), ("workers", workers, 0)):
+        if not isinstance(number, int) or number < least:
+            raise UserError(f"{name} must be a whole number from {least}; got {number}.")
+    if executor not in EXECUTORS:
+        raise UserError(f"executor must be one of {', '.join(EXECUTORS)}; got {executor}.")
     if device != "cpu" and executor != "local":
-        raise UserError(f"device={device} is not possible with executor={executor}. Give executor=local or device=cpu.")
+        raise UserError(f"device={device} needs executor=local; got executor={executor}.")
+    if not isinstance(columns or {}, Mapping):
+        raise UserError(
+            f"columns must name the table's columns by avrec's, such as 'columns={{title: name}}'; got {columns}."
+        )
     exported, out, tower = load_item_tower(tower, device, classes), Path(out), Path(tower).resolve()
     _check_not_a_runs(out / "items.parquet")
     if any(isinstance(encoder, FeaturesEncoder) for encoder in exported.tower.encoders.values()):

@@ -323,7 +323,7 @@ def test_what_cannot_be_asked_for(wrong, tmp_path, capsys):
 
 def test_the_command(demo_root, tmp_path):
     def run(*arguments):
-        command = [sys.executable, "-m", "avrec.data.check.checks", f"cache_dir={tmp_path}", *arguments]
+        command = [sys.executable, "-m", "avrec", "check", f"cache_dir={tmp_path}", *arguments]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
 
     done = run(f"data.root={demo_root}", "media=2", "workers=1")

@@ -13,7 +13,6 @@ from huggingface_hub import ModelCard
 
 import avrec
 from avrec.cli.export import main
-from avrec.cli.main import entry
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -33,7 +32,7 @@ def command(monkeypatch, run):
     def give(*arguments: str, ckpt: Path | None = None) -> int:
         ckpt = ckpt or run[0] / "checkpoints" / "best.ckpt"
         monkeypatch.setattr(sys, "argv", ["export", f"ckpt={ckpt}", *arguments])
-        return entry(main, "train")
+        return main()
 
     return give
 
@@ -99,12 +98,12 @@ def test_other_weights_than_the_best_were_not_measured(command, run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["target=items"], "target=items is not known. Give one of item_tower, user_tower, both."),
-        (["format=tflite"], "format=tflite is not known. Give one of safetensors, onnx, torch_export."),
-        (["int8=true"], "int8=true is not possible with format=safetensors. Give format=onnx."),
-        (["int8=yes"], "int8=yes is not known. Give one of false, true."),
-        (["users=hashed"], "users=hashed is not possible with target=item_tower."),
-        (["targt=both"], "There is no key targt. Usage: avrec export ckpt=…"),
+        (["target=items"], "target must be one of item_tower, user_tower, both; got items."),
+        (["format=tflite"], "format must be one of safetensors, onnx, torch_export; got tflite."),
+        (["int8=true"], "int8=true needs format=onnx; got format=safetensors."),
+        (["int8=maybe"], "int8 must be true or false; got maybe."),
+        (["users=hashed"], "users=hashed needs a user tower: target=user_tower or target=both; got target=item_tower."),
+        (["targt=both"], "There is no key targt. Did you mean target?"),
     ],
 )
 def test_mistakes_are_named(command, capsys, arguments, message):
