@@ -8,9 +8,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from avrec.cli.evaluate import evaluate, names_of
 from avrec.errors import UserError
 from avrec.run import build, config, measure
-from evaluate import evaluate, names_of
 
 SMALL = [
     *("text=none", "vision=none", "audio=none", "logger=none", "trainer.accelerator=cpu", "dim=16"),
