@@ -4,6 +4,7 @@ import ast
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,5 +74,5 @@ def test_user_facing_text_avoids_phrases_that_read_as_translated() -> None:
 
 @pytest.mark.skipif(find_spec("codespell_lib") is None, reason="codespell is not installed")
 def test_prose_is_spelt_correctly() -> None:
-    done = subprocess.run(["codespell", *PROSE], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "codespell_lib", *PROSE], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

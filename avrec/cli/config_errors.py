@@ -66,8 +66,7 @@ def explain(error: Exception, config_name: str) -> str:
             group = key.partition(".")[0]
             return f"{key} has no place under the {group} that this command chooses. Leave out one of the two."
         near = nearest(key, known)
-        script = "-m avrec.data.check.checks" if config_name == "check" else f"{config_name}.py"
-        return f"There is no key {key}. {near} Every key: python {script} --cfg job"
+        return f"There is no key {key}. {near} Every key: avrec {config_name} --cfg job"
     option = re.search(r"Could not find '([^']+)'", text)
     if option:
         group, _, name = option.group(1).rpartition("/")
