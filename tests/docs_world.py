@@ -24,9 +24,9 @@ ROWS = [(user, (user + k) % 16, 1_500_000_000 + 1000 * (16 * k + user)) for user
 
 
 def typed(command: str, folder: Path) -> None:
-    """Type a command in a shell there, whose ``python`` is this one. It must end well."""
+    """Type a command in a shell there, whose ``python`` and ``avrec`` are these. It must end well."""
     paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    paths["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder / "site"), os.environ.get("PYTHONPATH")]))
+    paths["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder / "site"), str(ROOT), os.environ.get("PYTHONPATH")]))
     shell = ["bash", "-c", command]
     done = subprocess.run(
         shell, cwd=folder, env=os.environ | paths, capture_output=True, text=True, timeout=300, check=False
@@ -43,7 +43,7 @@ def make_world(folder: Path, demo_root: Path) -> Path:
     (folder / "site" / "colours.py").write_text(block("colours.py"))
     (folder / "my_conf" / "vision").mkdir(parents=True)
     (folder / "my_conf" / "vision" / "colours.yaml").write_text(block("my_conf/vision/colours.yaml"))
-    train = f"python train.py data=folder data.root=my_catalogue {SMALL}"
+    train = f"avrec train data=folder data.root=my_catalogue {SMALL}"
     typed(f"{train} logger=[csv,tensorboard] hydra.run.dir=RUN", folder)
     typed(f"{train} logger=none seed=1 hydra.run.dir=OTHER", folder)
     (folder / "A").symlink_to("RUN")

@@ -26,16 +26,17 @@ LEFT_OUT = {
 }
 """How a command begins that is not run, and why."""
 
+TRAIN = r"(?:train\.py|avrec (?:train|sweep))"
 DEMO = "data.num_items=32 data.num_users=24 data.num_interactions=240"
 APPENDED = {
-    r"train\.py": SMALL,
-    r"train\.py(?!.* (data|data.root|ckpt|--config-path)[= ])|data=demo": DEMO,
-    r"train\.py(?!.* (logger|debug|--config-path)[= ])": "logger=none",
+    TRAIN: SMALL,
+    rf"{TRAIN}(?!.* (data|data.root|ckpt|--config-path)[= ])|data=demo": DEMO,
+    rf"{TRAIN}(?!.* (logger|debug|--config-path)[= ])": "logger=none",
     r"bert_mean_cosine": "trainer.max_epochs=0",
     r"last\.ckpt": "data=folder data.root=my_catalogue trainer.max_epochs=2",
     r"sweep=optuna": "hydra.sweeper.n_trials=2",
     r"launcher=joblib": "hydra.launcher.n_jobs=2 hydra.sweeper.n_jobs=2",
-    r"data\.prepare ": "datamodule.prepare.workers=1",
+    "avrec prepare ": "datamodule.prepare.workers=1",
     r"content\.py": "--repeats 1 --videos 8",
     r"log_reading\.py": "--rows 300_000",
     r"ranking\.py": "--users 64 --items 500 --chunk 32 --repeats 1",
@@ -58,7 +59,7 @@ def unique() -> dict[str, str]:
     # Its first table has the ends of commands; DATA/… is what they begin with.
     rows = re.findall(r"\| `((?:movies-|music|beauty)[^`]*)` \|", results)
     shown = [one for one in shown if not one[1].endswith("DATA/…")]
-    shown += [("results.md", f"python train.py data=folder data.root=DATA/{row}") for row in rows]
+    shown += [("results.md", f"avrec train data=folder data.root=DATA/{row}") for row in rows]
     found: dict[str, str] = {}
     for page, command in shown:
         found.setdefault(command, page)
@@ -72,7 +73,7 @@ def small(command: str) -> str:
     """The command with names put in and what makes it small behind it."""
     if command.startswith("make train"):
         given = re.search('ARGS="(.*)"', command)
-        overrides = small(f"python train.py {given[1] if given else ''}").removeprefix("python train.py ")
+        overrides = small(f"avrec train {given[1] if given else ''}").removeprefix("avrec train ")
         return f"touch stamp; make train VENV={sys.prefix} STAMP=stamp ARGS='{overrides}'"
     named = command.replace("user=ID", "user=user-00003").replace("ITEM", "item_3")
     return " ".join([named, *(words for holds, words in APPENDED.items() if re.search(holds, command))])
