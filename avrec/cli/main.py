@@ -62,16 +62,17 @@ def command(task: "Callable[[DictConfig], Any]", config_name: str) -> int:
         Exit status: 0 fine, 2 a user's mistake, 128 + signal after a stop.
     """
     import hydra
+    from hydra.core.plugins import Plugins
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from avrec.cli.config_errors import explain, for_hydra
     from avrec.run.config import CONF
     from avrec.run.redact import masked
-    from avrec.sweep import hydra_sweeper
+    from hydra_plugins.avrec_sweeper import StudySweeper
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    hydra_sweeper.register()
+    Plugins.instance().register(StudySweeper)  # Hydra's own search does not see editable installs
     try:
         with user_errors_as_exit_codes():
             sys.argv[1:] = for_hydra(sys.argv[1:])
@@ -96,7 +97,7 @@ def user_errors_as_exit_codes(run_dir: str | Path | None = None) -> Iterator[Non
         SystemExit: with status 2 for a mistake, 128 + signal for a stop.
     """
     from avrec.run.config import must_be_given
-    from avrec.sweep.study import TRIAL
+    from avrec.sweep import TRIAL
 
     try:
         yield

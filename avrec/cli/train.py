@@ -96,14 +96,15 @@ def fit(cfg: "DictConfig", trainer: "pl.Trainer", run: "Run", timing: "Timing") 
 
 
 def trial_callbacks(cfg: "DictConfig") -> "list[pl.Callback]":
-    """Inside a sweep, the callback that reports to its study; else none."""
-    from avrec.sweep.study import TRIAL, reporter
+    """The callback that reports to the study, inside a sweep; else none."""
+    from avrec.sweep import TRIAL
 
     if not os.environ.get(TRIAL):
         return []
     from hydra.core.hydra_config import HydraConfig
 
     from avrec.run.config import instantiate
+    from avrec.sweep.study import reporter
     from avrec.training.callbacks import TrialReport
 
     pruner = instantiate(HydraConfig.get().sweeper.get("pruner"), "hydra.sweeper.pruner")

@@ -1,6 +1,6 @@
-"""What a run tells its trackers beside its curves: config, code, data, the final table, and files.
+"""What a run logs besides its curves: config, code version, data, the final table, and files.
 
-Nothing of it names a user, and the config comes without secrets (``config.plain``).
+Nothing names a user, and the config comes without secrets (``config.plain``).
 """
 
 import json
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FILES = {"checkpoint": "checkpoints/best.ckpt", "item_tower": "item_tower", "report": "report.html"}
-"""Artifacts by name: what of the run folder they are."""
+"""Artifacts by name: their paths in the run folder."""
 
 
 @cache
 def code_version() -> dict[str, str]:
-    """Versions of avrec, Python and torch, and the git commit of a checkout, with a ``+`` where it was changed."""
+    """Versions of avrec, Python and torch, and the git commit of a checkout (with ``+`` if files differ from it)."""
     import torch
 
     def git(*arguments: str) -> str:
@@ -56,7 +56,7 @@ def code_version() -> dict[str, str]:
 
 @contextmanager
 def tracked(trainer: "pl.Trainer", config: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[None]:
-    """Tell every tracker what run this is; close it at the end, however that comes.
+    """Describe the run to every tracker; close the trackers at the end, also after an error.
 
     Args:
         trainer: with its loggers.
@@ -64,7 +64,7 @@ def tracked(trainer: "pl.Trainer", config: Mapping[str, Any], data: Mapping[str,
         data: fingerprint and counts.
 
     Raises:
-        UserError: a tracker does not take the run.
+        UserError: a tracker cannot start.
     """
     from avrec.run.config import building
 
@@ -81,12 +81,12 @@ def tracked(trainer: "pl.Trainer", config: Mapping[str, Any], data: Mapping[str,
     except UserError as error:
         if "No API key" in str(error):
             raise UserError(
-                "logger.wandb.offline=false, and W&B has no API key here. Run wandb login, or leave offline=true: "
-                "wandb sync sends the run later."
+                "logger.wandb.offline=false needs an API key of W&B. Run wandb login, or keep offline=true and upload "
+                "the run later with wandb sync."
             ) from error
         raise
     finally:
-        for logger in begun:  # one that could not begin would be made to once more
+        for logger in begun:  # finalize would start one that could not begin once more
             logger.finalize("failed" if failed else "success")
             if _kind(logger) == "wandb":
                 logger.experiment.finish(exit_code=int(failed))
@@ -100,15 +100,15 @@ def send(
     fingerprint: str,
     most_mib: float,
 ) -> None:
-    """Send what a finished run has come to.
+    """Log a finished run's numbers, table and files.
 
     Args:
         trainer: with its loggers.
-        run_dir: where ``FILES`` are.
+        run_dir: the folder with ``FILES``.
         results: the final table.
         metrics: the model's numbers by name, logged under ``test/``.
-        fingerprint: of the catalogue; it goes with each artifact, as do the run and the code, so that it can be traced.
-        most_mib: larger artifacts stay here; 0: all do.
+        fingerprint: of the catalogue; each artifact carries it, with the run's name and the code version.
+        most_mib: larger artifacts are not sent; 0: none is.
     """
     if not trainer.loggers:
         return
@@ -118,7 +118,7 @@ def send(
     files = {name: path for name, path in found.items() if _mib(path) <= most_mib}
     kept = found.keys() - files.keys()
     if kept:
-        log.info("not sent, for artifacts_mib=%s: %s", most_mib, ", ".join(sorted(kept)))
+        log.info("not sent, larger than artifacts_mib=%s: %s", most_mib, ", ".join(sorted(kept)))
     rows = [
         {"model": r.model, "slice": r.slice, "metric": r.metric, "value": r.value, "low": r.low, "high": r.high}
         for r in results
@@ -140,20 +140,17 @@ def _mib(path: Path) -> float:
 
 
 def _read_by(run: Any, data: Mapping[str, Any]) -> None:
-    """Tell W&B what catalogue a run reads, as an artifact that all its runs share: fingerprint and counts, no rows."""
+    """Link a run to its catalogue in W&B: an artifact of fingerprint and counts, without rows, which all its runs share."""
     import wandb
 
     path = Path(run.dir).parent / "catalogue.json"
     path.write_text(json.dumps(data, indent=2, sort_keys=True), encoding="utf-8")
     artifact = wandb.Artifact(f"catalogue-{data['fingerprint']}", type="dataset", metadata=dict(data))
     artifact.add_file(str(path), policy="immutable", skip_cache=True)
-    if not run.settings._offline:
-        run.use_artifact(artifact)
-        return
-    try:  # use_artifact refuses, and is this besides waiting; `wandb sync` does it
-        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
-    except (AttributeError, TypeError):  # another version of W&B: no input, but an artifact
+    if run.offline:  # W&B refuses use_artifact
         run.log_artifact(artifact)
+    else:
+        run.use_artifact(artifact)
 
 
 def _to_wandb(logger: Any, rows: list[dict[str, Any]], files: dict[str, Path], about: Mapping[str, Any]) -> None:
@@ -167,8 +164,8 @@ def _to_wandb(logger: Any, rows: list[dict[str, Any]], files: dict[str, Path], a
         add = artifact.add_dir if path.is_dir() else artifact.add_file
         add(str(path), policy="immutable", skip_cache=True)
         run.log_artifact(artifact)
-    if run.settings._offline:
-        log.info("W&B was offline. To send this run: wandb sync %s", Path(run.dir).parent)
+    if run.offline:
+        log.info("W&B is offline; to upload this run: wandb sync %s", Path(run.dir).parent)
 
 
 def _to_mlflow(logger: Any, rows: list[dict[str, Any]], files: dict[str, Path], about: Mapping[str, Any]) -> None:
