@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from avrec.errors import UserError
+from avrec.io import atomic_write
 from avrec.run.redact import masked
 
 if TYPE_CHECKING:
@@ -207,9 +208,8 @@ class Study:
         writer.writeheader()
         writer.writerows(rows)
         for name, content in (("trials.csv", text.getvalue()), ("sweep.html", self._page(rows))):
-            partial = self.folder / f"{name}.{os.getpid()}"
-            partial.write_text(content, encoding="utf-8")
-            partial.replace(self.folder / name)
+            with atomic_write(self.folder / name) as file:
+                file.write(content)
         return rows
 
     def _page(self, rows: list[dict[str, Any]]) -> str:
