@@ -15,7 +15,7 @@ from avrec.data.cleaning import Cleaning, Step
 from avrec.data.splits import TEST, TRAIN, VAL
 from avrec.data.tables import Interactions, Table, check_not_empty, ids_of, numbers_of, refuse_rows
 from avrec.errors import UserError
-from avrec.io import whole_folder, write_json
+from avrec.io import atomic_dir, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +111,7 @@ class Log:
 
     def save(self, folder: Path) -> None:
         """Write it as one folder, whole or not at all."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with whole_folder(folder) as partial:
+        with atomic_dir(folder) as partial:
             self.rows.write_parquet(partial / "rows.parquet")
             pl.DataFrame({"user_id": self.user_ids}).write_parquet(partial / "users.parquet")
             pl.DataFrame({"kept": self.kept_N}).write_parquet(partial / "items.parquet")

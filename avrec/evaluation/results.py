@@ -1,7 +1,6 @@
 """The evaluation protocol: which users and items are asked about, and how the answers are written down."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,7 +17,7 @@ from avrec.evaluation.metrics import METRICS
 from avrec.evaluation.ranking import Scorer, find_hits, top_k
 from avrec.evaluation.significance import LEVEL, SAMPLES, bootstrap_intervals
 from avrec.evaluation.slices import Slice, slices_of
-from avrec.io import moment
+from avrec.io import atomic_write, moment
 from avrec.ranking_task import RankingTask
 
 ORACLE = "oracle"
@@ -195,20 +194,8 @@ def write_results(
         text = json.dumps(report, indent=2, allow_nan=False, default=np.generic.item)
     except ValueError as error:
         raise UserError(f"{path} was not written: {error}. Every number in it must be finite.") from error
-    write_whole(path, text + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all; its folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The process number keeps two writers of one run folder from sharing a half-written file.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        # A lone surrogate in a title cannot be written.
-        unfinished.write_text(text, encoding="utf-8", errors="replace")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        file.write(text + "\n")
 
 
 def read_results(path: str | Path) -> Report:

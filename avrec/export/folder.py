@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,39 +11,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from avrec.errors import UserError
+from avrec.io import atomic_dir
 
 FORMAT = 1
 
 
 @contextmanager
-def appearing(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which takes its name at the end of the block; an exported tower of that name goes.
+def export_folder(folder: Path) -> Iterator[Path]:
+    """``atomic_dir`` that replaces an exported tower, and nothing else.
 
     Raises:
         UserError: something else has that name.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not _is_export(folder)):
         raise UserError(f"{folder} is there and is no exported tower. Give another folder: out=DIR.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        os.chmod(beside, 0o755)
+    with atomic_dir(folder, replace=True) as beside:
         yield beside
-        if folder.exists():
-            shutil.rmtree(folder)
-        beside.rename(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _is_export(folder: Path) -> bool:
     config = folder / "config.json"
     return config.is_file() and '"avrec_' in config.read_text(encoding="utf-8", errors="replace")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
 
 
 def write_weights(folder: Path, state: Mapping[str, Any]) -> None:

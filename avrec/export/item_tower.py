@@ -18,8 +18,9 @@ from avrec.content.decode import decode
 from avrec.content.items import RawItem, TextFields
 from avrec.errors import UserError
 from avrec.export.card import write_card
-from avrec.export.folder import FORMAT, Folder, appearing, write_json, write_weights
+from avrec.export.folder import FORMAT, Folder, export_folder, write_weights
 from avrec.export.item_graph import dense
+from avrec.io import write_json
 from avrec.towers.encoders.audio import AudioEncoder
 from avrec.towers.encoders.base import Encoder
 from avrec.towers.encoders.features import FeaturesEncoder
@@ -66,7 +67,7 @@ def export_item_tower(
         UserError: ``folder`` is there and is no exported tower.
     """
     folder = Path(folder)
-    with appearing(folder) as beside:
+    with export_folder(folder) as beside:
         _fill(tower, beside, item_ids, trained_N, text)
         (finish or write_card)(beside)
     return folder
@@ -88,11 +89,11 @@ def _fill(tower: ItemTower, folder: Path, item_ids: Sequence[str], trained_N: Ar
     preprocess = {
         name: vars(e.preprocess) for name, e in encoders.items() if e.preprocess and not isinstance(e, elsewhere)
     }
-    write_json(folder / "config.json", config)
-    write_json(folder / "preprocessor_config.json", preprocess)
+    write_json(folder / "config.json", config, readable=True)
+    write_json(folder / "preprocessor_config.json", preprocess, readable=True)
     if "identity" in encoders:
         rows = {item_ids[index]: index + 1 for index in np.flatnonzero(trained_N).tolist()}
-        write_json(folder / "item_ids.json", rows)
+        write_json(folder / "item_ids.json", rows, readable=True)
     if isinstance(reader := encoders.get("text"), TextEncoder):
         reader.preprocess.tokenizer.save_pretrained(folder)
     write_weights(folder, tower.state_dict())

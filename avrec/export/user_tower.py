@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from avrec.batch import Array, UserBatch
 from avrec.errors import UserError
 from avrec.export.card import write_card
-from avrec.export.folder import FORMAT, Folder, appearing, write_json, write_weights
+from avrec.export.folder import FORMAT, Folder, export_folder, write_weights
+from avrec.io import write_json
 from avrec.towers.history import HistoryAttention
 from avrec.towers.ncf import NCF
 from avrec.towers.score import Score
@@ -58,7 +59,7 @@ def export_user_tower(
     """
     folder = Path(folder)
     state = dict(tower.state_dict())
-    with appearing(folder) as beside:
+    with export_folder(folder) as beside:
         keys: list[str] = []
         if users is not None and TABLE in state:
             salt = secrets.token_hex(16)
@@ -66,7 +67,7 @@ def export_user_tower(
             rows = {_key(salt, user_id): row for user_id, row in users.items()}
             keys = sorted(rows)
             state[TABLE] = state[TABLE][[0, *(rows[key] for key in keys)]]
-            write_json(beside / "user_ids.json", {"salt": salt, "keys": keys})
+            write_json(beside / "user_ids.json", {"salt": salt, "keys": keys}, readable=True)
         elif TABLE in state:
             state[TABLE] = state[TABLE][:1]
         config = {
@@ -79,7 +80,7 @@ def export_user_tower(
             "tower": _options(tower, bool(keys)) | ({"num_users": len(keys)} if TABLE in state else {}),
             "user_columns": list(user_columns),
         }
-        write_json(beside / "config.json", config)
+        write_json(beside / "config.json", config, readable=True)
         write_weights(beside, state)
         (finish or write_card)(beside)
     return folder

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, StrictUndefined
 
 from avrec.evaluation.ablation import VARIANCE
-from avrec.evaluation.results import NO_INTERVAL, ORACLE, Result, best_values, write_whole
-from avrec.io import moment
+from avrec.evaluation.results import NO_INTERVAL, ORACLE, Result, best_values
+from avrec.io import atomic_write, moment
 from avrec.report.data import Facts
 from avrec.report.gallery import KINDS
 from avrec.report.item_map import ItemMap
@@ -86,7 +86,8 @@ def render(facts: Facts) -> str:
 
 def write(facts: Facts, path: Path) -> None:
     """Write the page whole or not at all."""
-    write_whole(path, render(facts))
+    with atomic_write(path) as file:
+        file.write(render(facts))
 
 
 # ---------------------------------------------------------------------------------------------------------

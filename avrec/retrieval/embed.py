@@ -9,9 +9,7 @@ in ``out/items.failures.json``; it is tried again when its text or files change.
 """
 
 import functools
-import hashlib
 import json
-import os
 import shutil
 import sys
 import uuid
@@ -35,7 +33,7 @@ from avrec.content.workers import EXECUTORS, Failures, Task, one_torch_thread, w
 from avrec.data.tables import FILE_COLUMNS, SUFFIXES, TEXT_COLUMNS, checked_items, find_table, raw_items, scan
 from avrec.errors import UserError, nearest
 from avrec.export.item_tower import ExportedItemTower, load_item_tower
-from avrec.io import digest, write_json
+from avrec.io import atomic_write, digest, file_digest, write_json
 from avrec.towers.encoders.features import FeaturesEncoder
 
 AT_ONCE = 64
@@ -176,9 +174,8 @@ class EmbedJob:
 
 def _write(path: Path, table: pl.DataFrame, failures: dict[str, str]) -> None:
     write_json(path.with_suffix(".failures.json"), failures)
-    beside = path.with_name(f".{path.name}-{os.getpid()}")
-    table.write_parquet(beside)
-    beside.replace(path)
+    with atomic_write(path, "wb") as file:
+        table.write_parquet(file)
 
 
 def _stored(out: Path, keys: Sequence[str]) -> tuple[pl.DataFrame, dict[str, str]]:
@@ -302,7 +299,7 @@ def _check_not_a_runs(path: Path) -> None:
 def _digest(tower: Path) -> str:
     # Cards and other texts for people change no vector.
     files = sorted(path for path in tower.iterdir() if path.is_file() and path.suffix != ".md")
-    return digest({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+    return digest({path.name: file_digest(path) for path in files})
 
 
 def _keys(items: Sequence[RawItem], exported: ExportedItemTower, weights: str) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 
 from avrec.batch import Array
 from avrec.errors import UserError
+from avrec.io import write_json
 from avrec.retrieval.ivf import MOST_FETCHED, PROBES, RECALL_AT, InvertedLists
 
 FORMAT = 2
@@ -194,9 +195,7 @@ class Index:
             np.save(folder / f"vectors-{stamp}.npy", self.vector_ND)
             if self._lists is not None:
                 self._lists.write(folder / f"lists-{stamp}.faiss")
-            beside = folder / f"index-{stamp}.json"
-            beside.write_text(json.dumps({**about, "keys": self._key_N.tolist()}), "utf-8")
-            beside.replace(folder / "index.json")
+            write_json(folder / "index.json", {**about, "keys": self._key_N.tolist()})
         except OSError as error:
             _remove(folder, stamp)
             raise UserError(f"{folder} cannot be written: {error.strerror}. Give another folder.") from error
@@ -381,7 +380,7 @@ def _stamp_of(folder: Path) -> str:
 
 def _remove(folder: Path, stamp: str) -> None:
     """Remove the files of one index; others in the folder are not its."""
-    for name in (f"vectors-{stamp}.npy", f"lists-{stamp}.faiss", f"index-{stamp}.json"):
+    for name in (f"vectors-{stamp}.npy", f"lists-{stamp}.faiss"):
         with suppress(OSError):  # it was never written
             (folder / name).unlink()
 

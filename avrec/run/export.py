@@ -197,7 +197,7 @@ class _Job:
         self, folder: Path, measured: dict[str, dict[str, float]], differences: dict[str, float], limits: list[str]
     ) -> None:
         from avrec.export.card import About, write_card
-        from avrec.export.folder import write_json
+        from avrec.io import write_json
         from avrec.run.outputs import data_summary
 
         counts = data_summary(self.run.data)
@@ -208,7 +208,7 @@ class _Job:
             "Measured on held-out interactions of one catalogue; for other catalogues and people nothing is known.",
         ]
         if differences or measured:
-            write_json(folder / "export.json", {"measured": measured, "differences": differences})
+            write_json(folder / "export.json", {"measured": measured, "differences": differences}, readable=True)
         for variant, values in measured.items():
             log.info("%s: %s", variant, ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
         write_card(folder, About(counts, self.results, measured, differences, limits))

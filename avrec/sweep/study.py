@@ -25,6 +25,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from avrec.errors import UserError
+from avrec.io import atomic_write
 from avrec.run.redact import masked
 from avrec.sweep import TRIAL
 
@@ -212,9 +213,8 @@ class Study:
         writer.writeheader()
         writer.writerows(rows)
         for name, content in (("trials.csv", text.getvalue()), ("sweep.html", self._page(rows))):
-            partial = self.folder / f"{name}.{os.getpid()}"
-            partial.write_text(content, encoding="utf-8")
-            partial.replace(self.folder / name)
+            with atomic_write(self.folder / name) as file:
+                file.write(content)
         return rows
 
     def _page(self, rows: list[dict[str, Any]]) -> str:

@@ -23,7 +23,7 @@ from avrec.data.demo.world import Truth, World, WorldSize, make_world, most_inte
 from avrec.data.sources.folder import FolderSource
 from avrec.data.tables import Catalogue
 from avrec.errors import UserError
-from avrec.io import whole_folder
+from avrec.io import atomic_dir
 
 VERSION = 4
 """Raise it with any change to what is generated: a kept catalogue of another version is not used again."""
@@ -90,7 +90,7 @@ class DemoSource:
             if not self.folder.is_dir():
                 for leftover in self.root.glob(f".{self.folder.name}.partial-*"):
                     shutil.rmtree(leftover, ignore_errors=True)
-                with whole_folder(self.folder) as folder:
+                with atomic_dir(self.folder) as folder:
                     self._fill(folder)
         return self.folder
 
