@@ -26,7 +26,7 @@ from avrec.content.items import RawItem
 from avrec.content.prepare import prepare_content
 from avrec.content.preprocess import ArraySpec
 from avrec.content.store import ContentStore, PreparedModality
-from avrec.towers.encoders.preprocess import VisionPreprocess
+from avrec.towers.encoders.vision import VisionPreprocess
 
 BATCH = 256
 ROWS = {

@@ -19,7 +19,8 @@ from avrec.content.prepare import prepare_content
 from avrec.content.workers import EXECUTORS
 from avrec.data.sources.folder import FolderSource
 from avrec.errors import UserError
-from avrec.towers.encoders.preprocess import AudioPreprocess, VisionPreprocess
+from avrec.towers.encoders.audio import AudioPreprocess
+from avrec.towers.encoders.vision import VisionPreprocess
 
 
 class Pixels(VisionPreprocess):

@@ -1,15 +1,69 @@
 """Audio encoder: torchaudio's log-mel front end, a small transformer over it, pooled over time."""
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.compiler import is_exporting
 
+from avrec.batch import Array
+from avrec.content.items import Decoded, DecodeRequest, RawItem
 from avrec.content.preprocess import ArraySpec
 from avrec.towers.encoders.base import Encoder, cut_of
-from avrec.towers.encoders.preprocess import AudioPreprocess
+
+
+@dataclass
+class AudioPreprocess:
+    """Sound to ``log_mel`` (S, mels) float16 and ``length`` (spectrogram frames that hold sound).
+
+    The log-mel front end is torchaudio's; it stands in this class alone. Each item is centred on its own mean
+    level, so that loudness does not speak. See ``AudioEncoder``; ``window`` is the samples of one Fourier transform.
+    """
+
+    modality = "audio"
+    sample_rate: int = 16000
+    seconds: float = 10.0
+    mels: int = 64
+    hop: int = 512
+    window: int = 1024
+
+    def fit(self, items: list[RawItem]) -> None:
+        """Nothing is learned."""
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments."""
+        return dict(vars(self))
+
+    def request(self) -> DecodeRequest:
+        """Mono sound at the front end's rate."""
+        return DecodeRequest(sample_rate=self.sample_rate, max_seconds=self.seconds)
+
+    def arrays(self) -> dict[str, ArraySpec]:
+        """Shapes of the stored arrays."""
+        longest = int(self.seconds * self.sample_rate) // self.hop + 1
+        return {"log_mel": ArraySpec((longest, self.mels), "float16"), "length": ArraySpec((), "int32")}
+
+    def __call__(self, decoded: Decoded) -> dict[str, Array] | None:
+        """The item's spectrogram, or None where it has no sound."""
+        if decoded.sound is None or len(decoded.sound) == 0:
+            return None
+        import torchaudio  # here: a network that reads stored spectrograms needs none of it
+
+        spectrogram = torchaudio.transforms.MelSpectrogram(
+            self.sample_rate, n_fft=self.window, hop_length=self.hop, n_mels=self.mels, power=2.0
+        )
+        sound = torch.from_numpy(np.ascontiguousarray(decoded.sound, dtype=np.float32))
+        sound = torch.nn.functional.pad(sound, (0, max(0, self.window - len(sound))))
+        log_mel = (spectrogram(sound) + 1e-6).log().T.numpy()
+        log_mel = (log_mel - log_mel.mean()) / 4.0
+        longest = self.arrays()["log_mel"].shape[0]
+        length = min(len(log_mel), longest)
+        stored = np.zeros((longest, self.mels), np.float16)
+        stored[:length] = log_mel[:length]
+        return {"log_mel": stored, "length": np.asarray(length, np.int32)}
 
 
 class AudioEncoder(Encoder):

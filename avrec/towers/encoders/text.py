@@ -1,17 +1,105 @@
 """Text encoder: a transformers model, mean-pooled over its tokens."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float, Int
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.compiler import is_exporting
-from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, PreTrainedTokenizerFast
 
+from avrec.batch import Array
+from avrec.content.items import Decoded, DecodeRequest, RawItem
 from avrec.content.preprocess import ArraySpec
 from avrec.errors import UserError
 from avrec.towers.encoders.base import Encoder, cut_of, masked_mean
-from avrec.towers.encoders.preprocess import TextPreprocess, tokenizer_of
+
+SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+
+
+class TextPreprocess:
+    """Text to ``tokens`` (T,) int32, cut at T and padded with the tokenizer's padding token.
+
+    Where no ``tokenizer`` is given, ``fit`` learns a byte-level BPE vocabulary of ``vocab_size`` from the catalogue.
+
+    Raises:
+        UserError: the vocabulary has no room for the 256 bytes.
+    """
+
+    modality = "text"
+
+    def __init__(self, max_tokens: int = 64, vocab_size: int = 4096, tokenizer: Any = None) -> None:
+        if tokenizer is None and vocab_size < SMALLEST_VOCABULARY:
+            raise UserError(
+                f"text.vocab_size={vocab_size} has no room for the 256 bytes and {len(SPECIAL_TOKENS)} special tokens. "
+                f"Give {SMALLEST_VOCABULARY} or more."
+            )
+        self.max_tokens = max_tokens
+        self.vocab_size = vocab_size
+        self.tokenizer = tokenizer
+        self.learned = tokenizer is None
+
+    def fit(self, items: list[RawItem]) -> None:
+        """Learn a byte-level BPE tokenizer from the catalogue, where none was given or learned before."""
+        if self.tokenizer is None:
+            self.tokenizer = learn_tokenizer(sorted(item.text for item in items if item.text), self.vocab_size)
+
+    def settings(self) -> dict[str, Any]:
+        """The cut-off and a hash of the tokenizer."""
+        digest = hashlib.sha256(self.tokenizer_json().encode()).hexdigest()
+        return {"max_tokens": self.max_tokens, "tokenizer": digest}
+
+    def tokenizer_json(self) -> str:
+        """The tokenizer as one JSON text, equal for equal tokenizers."""
+        backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        # Calling a tokenizer writes the last call's padding and truncation into it.
+        backend.update(padding=None, truncation=None)
+        return json.dumps(backend, sort_keys=True)
+
+    def request(self) -> DecodeRequest:
+        """The text."""
+        return DecodeRequest(text=True)
+
+    def arrays(self) -> dict[str, ArraySpec]:
+        """Shapes of the stored arrays."""
+        return {"tokens": ArraySpec((self.max_tokens,), "int32")}
+
+    def __call__(self, decoded: Decoded) -> dict[str, Array] | None:
+        """The item's tokens, or None where it has no text."""
+        if not decoded.text or not decoded.text.strip():
+            return None
+        tokens = self.tokenizer(decoded.text, truncation=True, max_length=self.max_tokens)["input_ids"]
+        # A text may spell the padding token out; padding stands at the end alone.
+        tokens = [token for token in tokens if token != self.tokenizer.pad_token_id]
+        stored = np.full(self.max_tokens, self.tokenizer.pad_token_id, np.int32)
+        stored[: len(tokens)] = tokens
+        return {"tokens": stored} if tokens else None
+
+
+def learn_tokenizer(texts: list[str], vocab_size: int) -> Any:
+    """A lower-casing byte-level BPE tokenizer (any text can be written in it) of at most ``vocab_size`` tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=list(SPECIAL_TOKENS.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer_of(tokenizer.to_str())
+
+
+def tokenizer_of(text: str) -> Any:
+    """The transformers tokenizer of ``TextPreprocess.tokenizer_json`` made by ``learn_tokenizer``."""
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text), **SPECIAL_TOKENS)
 
 
 class TextEncoder(Encoder):

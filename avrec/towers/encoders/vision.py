@@ -1,26 +1,91 @@
 """Vision encoder: a timm network over an item's poster and video frames, pooled over the frames."""
 
+import functools
+import importlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from PIL import Image
 from torch import Tensor, nn
 from torch.compiler import is_exporting
 
+from avrec.batch import Array
+from avrec.content.items import Decoded, DecodeRequest, RawItem
 from avrec.content.preprocess import ArraySpec
 from avrec.errors import UserError
 from avrec.towers.encoders.base import Encoder, cut_of, masked_mean, not_imported
-from avrec.towers.encoders.preprocess import VisionPreprocess
-
-with not_imported("wandb"):  # timm would log training by it; whoever embeds an item needs no tracker
-    import timm
-    from timm.data.config import resolve_model_data_config
-    from timm.models import ConvNeXt, EfficientNet, ResNet, VisionTransformer, get_pretrained_cfg, load_checkpoint
 
 SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 128)}
 """A ConvNeXt of four blocks; LayerNorm, so that a vector does not depend on its batch."""
+
+
+@dataclass
+class VisionPreprocess:
+    """Pictures and video frames to ``frames`` (F, 3, size, size) uint8 and ``frame_present`` (F,).
+
+    The poster, where the catalogue has posters, is slot 0; the video's frames follow. See ``VisionEncoder``.
+    """
+
+    modality = "vision"
+    size: int = 48
+    video_frames: int = 4
+    fit_mode: str = "squash"
+
+    def __post_init__(self) -> None:
+        if self.fit_mode not in ("squash", "crop"):
+            raise UserError(f"vision.fit_mode={self.fit_mode} is not known. Give 'squash' or 'crop'.")
+        self.has_image = True
+        self.has_video = self.video_frames > 0
+
+    def fit(self, items: list[RawItem]) -> None:
+        """Keep no slot for what no item of the catalogue has."""
+        self.has_image = any(item.image for item in items)
+        self.has_video = self.video_frames > 0 and any(
+            # Animations that stand for a video; of other kinds of picture, few are.
+            item.video or (item.image and item.image.suffix.lower() in (".gif", ".apng"))
+            for item in items
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments and slots."""
+        return dict(vars(self))
+
+    def request(self) -> DecodeRequest:
+        """The picture and the frames that the slots hold."""
+        return DecodeRequest(image=self.has_image, video_frames=self.video_frames if self.has_video else 0)
+
+    def arrays(self) -> dict[str, ArraySpec]:
+        """Shapes of the stored arrays."""
+        slots = int(self.has_image) + self.video_frames * int(self.has_video)
+        frames = ArraySpec((slots, 3, self.size, self.size), "uint8")
+        return {"frames": frames, "frame_present": ArraySpec((slots,), "bool")}
+
+    def __call__(self, decoded: Decoded) -> dict[str, Array] | None:
+        """The item's slots, or None where it has neither picture nor video."""
+        if decoded.image is None and decoded.frames is None:
+            return None
+        row = {name: np.zeros(spec.shape, spec.dtype) for name, spec in self.arrays().items()}
+        pictures = [] if decoded.frames is None or not self.has_video else list(decoded.frames)
+        if self.has_image:
+            pictures.insert(0, decoded.image)
+        for slot, picture in enumerate(pictures):
+            if picture is not None:
+                row["frames"][slot], row["frame_present"][slot] = self._resized(picture), True
+        return row
+
+    def _resized(self, picture: Array) -> Array:
+        image = Image.fromarray(picture)
+        if self.fit_mode == "crop":
+            edge = min(image.size)
+            left, top = (image.width - edge) // 2, (image.height - edge) // 2
+            image = image.crop((left, top, left + edge, top + edge))
+        image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        return np.asarray(image).transpose(2, 0, 1)
 
 
 class VisionEncoder(Encoder):
@@ -71,7 +136,7 @@ class VisionEncoder(Encoder):
         self.train_frames = train_frames
         self.trainable_layers = trainable_layers
         self.attend = nn.Linear(self.out_dim, 1) if pooling == "attention" else None
-        settings = resolve_model_data_config(self.network)
+        settings = _timm().data.resolve_model_data_config(self.network)
         self.register_buffer("mean", torch.tensor(settings["mean"]).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(settings["std"]).view(3, 1, 1))
         partial = trainable_layers not in ("all", "none")
@@ -170,18 +235,25 @@ def _put_back(values: Tensor, present_nF: Tensor) -> Tensor:
     return values_nF
 
 
+@functools.cache
+def _timm() -> Any:
+    """timm, imported when a network is built: a worker that cuts pictures to size starts seconds sooner without."""
+    with not_imported("wandb"):  # timm would log training by it; whoever embeds an item needs no tracker
+        return importlib.import_module("timm")
+
+
 def _network(name: str | None, weights: str | Path | None, size: int) -> Any:
     """The timm model without its classifier."""
     if name is None:
-        return timm.create_model("convnext_atto", pretrained=False, num_classes=0, **SMALL)
+        return _timm().create_model("convnext_atto", pretrained=False, num_classes=0, **SMALL)
     source = f"local-dir:{name}" if Path(name).is_dir() else name
     try:
-        network = timm.create_model(source, pretrained=weights is None, num_classes=0, **_sized(name, size))
+        network = _timm().create_model(source, pretrained=weights is None, num_classes=0, **_sized(name, size))
         if weights is not None and weights != "random":
             if not Path(weights).is_file():
                 raise UserError(f"vision.weights={weights} is not a file. Give the path of a checkpoint of {name}.")
             # Names may differ, the order is the network's, and the classifier is left out.
-            loaded = load_checkpoint(network, str(weights), remap=True, strict=False)
+            loaded = _timm().models.load_checkpoint(network, str(weights), remap=True, strict=False)
             missing = [name for name in getattr(loaded, "missing_keys", []) if "num_batches_tracked" not in name]
             if missing:
                 raise UserError(f"vision.weights={weights} does not fill the network: {missing[:3]} are not in it.")
@@ -200,7 +272,7 @@ def _sized(name: str, size: int) -> dict[str, Any]:
     """Networks for pictures of one size, as vision transformers are, must be told it when they are built."""
     folder = Path(name)
     architecture = json.loads((folder / "config.json").read_text())["architecture"] if folder.is_dir() else folder.name
-    settings = get_pretrained_cfg(architecture)
+    settings = _timm().models.get_pretrained_cfg(architecture)
     return {"img_size": size} if settings is not None and settings.fixed_input_size else {}
 
 
@@ -210,19 +282,20 @@ def stages_of(network: Any) -> list[nn.Module]:
     Raises:
         UserError: the network is none of the families that are known here.
     """
-    if isinstance(network, EfficientNet):  # MobileNetV2 among them
+    models = _timm().models
+    if isinstance(network, models.EfficientNet):  # MobileNetV2 among them
         head = nn.Sequential(network.conv_head, network.bn2)
         return [
             nn.Sequential(network.conv_stem, network.bn1),
             *network.blocks[:-1],
             nn.Sequential(network.blocks[-1], head),
         ]
-    if isinstance(network, ResNet):
+    if isinstance(network, models.ResNet):
         stem = nn.Sequential(network.conv1, network.bn1, network.act1, network.maxpool)
         return [stem, *(network.get_submodule(f"layer{n}") for n in range(1, 5))]
-    if isinstance(network, ConvNeXt):
+    if isinstance(network, models.ConvNeXt):
         return [network.stem, *network.stages[:-1], nn.Sequential(network.stages[-1], network.norm_pre)]
-    if isinstance(network, VisionTransformer):
+    if isinstance(network, models.VisionTransformer):
         return [_Embed(network), *network.blocks[:-1], nn.Sequential(network.blocks[-1], network.norm)]
     raise UserError(
         f"vision.trainable_layers as a number needs an EfficientNet, ResNet, ConvNeXt or ViT of timm; "

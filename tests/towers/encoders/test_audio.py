@@ -9,8 +9,7 @@ from torch import Tensor
 
 from avrec.content.items import Decoded
 from avrec.errors import UserError
-from avrec.towers.encoders.audio import AudioEncoder
-from avrec.towers.encoders.preprocess import AudioPreprocess
+from avrec.towers.encoders.audio import AudioEncoder, AudioPreprocess
 
 
 def make(**arguments: Any) -> AudioEncoder:

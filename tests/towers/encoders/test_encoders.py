@@ -1,4 +1,4 @@
-"""avrec.towers.encoders.base and avrec.towers.encoders.preprocess."""
+"""avrec.towers.encoders.base, and what the encoders' preprocesses share."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,10 @@ import torch
 
 from avrec.content.items import Decoded, RawItem
 from avrec.errors import UserError
+from avrec.towers.encoders.audio import AudioPreprocess
 from avrec.towers.encoders.base import cut_of, masked_mean
-from avrec.towers.encoders.preprocess import AudioPreprocess, TextPreprocess, VisionPreprocess, learn_tokenizer
-from avrec.towers.encoders.text import TextEncoder
+from avrec.towers.encoders.text import TextEncoder, TextPreprocess, learn_tokenizer
+from avrec.towers.encoders.vision import VisionPreprocess
 
 
 def test_cut() -> None:

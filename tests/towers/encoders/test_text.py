@@ -17,8 +17,7 @@ from torch import Tensor
 
 from avrec.content.items import Decoded, RawItem
 from avrec.errors import UserError
-from avrec.towers.encoders.preprocess import TextPreprocess, learn_tokenizer
-from avrec.towers.encoders.text import TextEncoder
+from avrec.towers.encoders.text import TextEncoder, TextPreprocess, learn_tokenizer
 
 TEXTS = ["the cat sat", "the dog sat on the mat", "a cat and a dog", "ünïcode ☃ and 猫"] * 3
 
@@ -119,7 +118,7 @@ def test_a_learned_tokenizer_is_the_same_in_every_process() -> None:
     here = learn_tokenizer(TEXTS, 300).backend_tokenizer.to_str()
     assert learn_tokenizer(TEXTS, 300).backend_tokenizer.to_str() == here
     program = (
-        "import sys; from avrec.towers.encoders.preprocess import learn_tokenizer; "
+        "import sys; from avrec.towers.encoders.text import learn_tokenizer; "
         f"sys.stdout.buffer.write(learn_tokenizer({TEXTS!r}, 300).backend_tokenizer.to_str().encode())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "TOKENIZERS_PARALLELISM": "false"}
