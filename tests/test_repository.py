@@ -10,6 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
+
+import avrec
 
 ROOT = Path(__file__).resolve().parent.parent
 PROSE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "conf"]
@@ -74,5 +77,12 @@ def test_user_facing_text_avoids_phrases_that_read_as_translated() -> None:
 
 @pytest.mark.skipif(find_spec("codespell_lib") is None, reason="codespell is not installed")
 def test_prose_is_spelt_correctly() -> None:
-    done = subprocess.run([sys.executable, "-m", "codespell_lib", *PROSE], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "codespell_lib", *PROSE], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == avrec.__version__
+    assert f"## {avrec.__version__}" in (ROOT / "CHANGELOG.md").read_text()
