@@ -1,5 +1,6 @@
-"""Every block of Python in README and docs runs as printed, page by page, in the folder of tests/docs_world.py."""
+"""Every block of Python in README and docs, and the notebook, run as printed, in the folder of tests/docs_world.py."""
 
+import json
 import os
 import re
 import shutil
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from docs_world import typed
-from test_docs import PAGES
+from test_docs import PAGES, ROOT
+
+import avrec
 
 LEFT_OUT = {
     "# in plain Python": "tests/test_readme.py runs it",
@@ -71,3 +74,21 @@ def test_a_printed_block_runs(
 def test_what_is_left_out_is_printed_somewhere() -> None:
     printed = [code for blocks in BLOCKS.values() for code in blocks]
     assert [begin for begin in LEFT_OUT if not any(code.startswith(begin) for code in printed)] == []
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in code)
+    defined: dict[str, Any] = {"__name__": "__main__"}
+    for cell in code:
+        exec("".join(cell["source"]), defined)
+    assert defined["vectors"].shape == (2, 64)
+    assert [len(ids) for ids in defined["found"].ids] == [5, 5, 5]
+
+
+def test_the_reference_has_every_public_name() -> None:
+    shown = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "api.md").read_text(), re.M)
+    assert sorted(name.rpartition(".")[2] for name in shown) == sorted(avrec.__all__)

@@ -10,6 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
+
+import avrec
 
 ROOT = Path(__file__).resolve().parent.parent
 PROSE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "conf"]
@@ -74,5 +77,22 @@ def test_user_facing_text_avoids_phrases_that_read_as_translated() -> None:
 
 @pytest.mark.skipif(find_spec("codespell_lib") is None, reason="codespell is not installed")
 def test_prose_is_spelt_correctly() -> None:
-    done = subprocess.run([sys.executable, "-m", "codespell_lib", *PROSE], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "codespell_lib", *PROSE], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == avrec.__version__
+    assert f"## {avrec.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_wheel_carries_every_file_of_the_package_and_of_conf(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", "77")
+    build = ["egg_info", "--egg-base", str(tmp_path), "build", "--build-base", str(tmp_path)]
+    subprocess.run([sys.executable, "setup.py", "-q", *build], cwd=ROOT, capture_output=True, check=True)
+    built = tmp_path / "lib" / "avrec"
+    for folder, place in ((ROOT / "avrec", built), (ROOT / "conf", built / "conf")):
+        there = {path.relative_to(folder) for path in tracked() if path.is_relative_to(folder)}
+        assert {path for path in there if not (place / path).is_file()} == set()
