@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from avrec.cli.check import run as report_on
-from avrec.content.decode import open_media
+from avrec.content.containers import open_media
 from avrec.content.items import DecodeRequest, RawItem
 from avrec.data.check.checks import check, inspect, inspect_all, sampled
 from avrec.data.check.findings import MediaFacts

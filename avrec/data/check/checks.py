@@ -14,7 +14,8 @@ import numpy as np
 import polars as pl
 from pebble import ProcessExpired, ProcessPool
 
-from avrec.content.decode import decode, open_media
+from avrec.content.containers import open_media
+from avrec.content.decode import decode
 from avrec.content.items import DecodeFailure, DecodeRequest, RawItem
 from avrec.content.limits import Limits, UnusableError
 from avrec.content.progress import progress
