@@ -123,7 +123,8 @@ def test_only_what_is_new_is_embedded(tower: Path, catalogue: Path, tmp_path: Pa
 
     change(catalogue, edit)
     image = next(row["image"] for row in pl.read_csv(catalogue / "items.csv").to_dicts()[:4] if row["image"])
-    os.utime(catalogue / image, (1, 1))
+    with (catalogue / image).open("ab") as file:
+        file.write(b"more")
     second = run(tower, catalogue, tmp_path / "out")
     rows = pl.read_csv(catalogue / "items.csv")
     touched = rows.filter(pl.col("image") == image)["item_id"].to_list()
@@ -263,8 +264,8 @@ def test_where_no_item_gets_a_vector_nothing_is_replaced(tower: Path, catalogue:
 def test_an_item_that_ends_its_process_is_lost_alone(tmp_path: Path) -> None:
     job = EmbedJob(tmp_path, tmp_path, "weights")
     item = RawItem("killer", image=Path("/a/bomb.png"))
-    job.lose("k1", item, "Segmentation fault")
-    job.lose("k2", item, None)
+    job.mark_failed("k1", item, "Segmentation fault")
+    job.mark_failed("k2", item, None)
     told = [json.loads(path.read_text()) for path in tmp_path.glob("*.failures.json")]
     assert sorted(text for entry in told for text in entry.values()) == [
         "item killer: /a/bomb.png ended its process (Segmentation fault)",

@@ -1,7 +1,7 @@
 """avrec check: read a catalogue whole, train nothing, and report each problem with its fix."""
 
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,12 @@ def run(cfg: "DictConfig") -> None:
     from rich.console import Console
 
     from avrec.content.items import DecodeRequest
-    from avrec.data.check.checks import check, inspect_all, sampled
+    from avrec.data.check.checks import check
+    from avrec.data.check.media import inspect_all, sampled
     from avrec.data.check.report import show
     from avrec.data.demo.source import DemoSource
     from avrec.errors import UserError
+    from avrec.io import write_json
     from avrec.run import build, config
 
     with user_errors_as_exit_codes():
@@ -44,14 +46,39 @@ def run(cfg: "DictConfig") -> None:
             config.instantiate(cfg.split, "split"),
             None if cfg.text is None else cfg.text.get("max_tokens"),
             lambda items: inspect_all(sampled(items, cfg.media), request, cfg.workers) if any(reads.values()) else [],
+            token_counter(cfg.text),
         )
         show(report, Console(width=None if sys.stdout.isatty() else 100, highlight=False))
         if cfg.out is not None:
-            out = Path(cfg.out)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n", "utf-8")
-            print(f"written: {out}", file=sys.stderr)
+            write_json(Path(cfg.out), report.as_json(), readable=True)
+            print(f"written: {cfg.out}", file=sys.stderr)
     raise SystemExit(report.status)
+
+
+def token_counter(text: "DictConfig | None") -> "Callable[[list[str]], list[int] | None] | None":
+    """What counts tokens as the run's text encoder will; it gives None where the tokenizer cannot be loaded."""
+    if text is None or text.get("max_tokens") is None:
+        return None
+
+    def count(texts: list[str]) -> list[int] | None:
+        from transformers import AutoTokenizer
+
+        from avrec.errors import UserError
+        from avrec.run import config
+        from avrec.towers.encoders.preprocess import learn_tokenizer
+
+        try:
+            name = text.get("name")
+            if name is None:
+                tokenizer = learn_tokenizer(sorted(texts), text.vocab_size)
+            else:
+                name = name if isinstance(name, str) else config.instantiate(name, "text.name")
+                tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
+        except (UserError, ImportError, OSError, ValueError):
+            return None
+        return [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+
+    return count
 
 
 def main() -> int:

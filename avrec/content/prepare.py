@@ -3,19 +3,18 @@
 import json
 import logging
 import math
-import multiprocessing
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from avrec.content.items import DecodeFailure, RawItem
+from avrec.content.keys import FileDigests, source_keys
 from avrec.content.limits import Limits
 from avrec.content.preprocess import FrozenLayers, Preprocess
 from avrec.content.progress import progress
-from avrec.content.store import STORE_VERSION, ContentStore, PreparedModality, Row, shard_size, source_key
-from avrec.content.workers import EXECUTORS, Failures, Job, StoreJob, Task, run
+from avrec.content.store import STORE_VERSION, ContentStore, PreparedModality, Row, shard_size
+from avrec.content.workers import EXECUTORS, FailuresByKey, PrepareJob, cut, process
 from avrec.errors import UserError
 from avrec.io import digest, write_json
 
@@ -39,9 +38,9 @@ def prepare_content(
 ) -> PreparedModality:
     """One modality of ``items``, from the cache where it holds it, else decoded and preprocessed now.
 
-    A row in the cache belongs to a text, or to a file's path, size and time of change, under all settings
-    that determine it. What is finished stays: after an interruption, the next call goes on from there. What
-    failed is tried again once its file changes, or the limits do.
+    A row in the cache belongs to a text or to files' bytes, under all settings that determine it: a catalogue that
+    was copied or moved keeps its rows (see ``avrec.content.keys.FileDigests``). What is finished stays: after an
+    interruption, the next call continues from there. What failed is tried again once its file or the limits change.
 
     Args:
         items: the catalogue, in its order.
@@ -69,16 +68,14 @@ def prepare_content(
     cache_dir = Path(cache_dir)
     settings = {"preprocess": preprocess.settings(), "request": asdict(preprocess.request())}
     store = ContentStore(_store_folder(cache_dir, preprocess.modality, settings), preprocess.arrays())
-    job = StoreJob(preprocess, store.folder, store.reader.arrays, limits)
-    sources = [source_key(item, preprocess.request()) for item in items]
+    job = PrepareJob(preprocess, store.folder, store.reader.arrays, limits)
+    sources = source_keys(items, preprocess.request(), FileDigests(cache_dir / "digests.json"))
     passing = _fill(store, job, dict(zip(sources, items, strict=True)), workers, executor)
     keys = [key if key in store else limits.key_of_failed(key) for key in sources]
     by_key = store.failures | {limits.key_of_failed(key): found for key, found in passing.items()}
     # Items with one source share its row; the failure is each one's own.
     failures = [
-        replace(failure, item_id=item.item_id)
-        for item, key in zip(items, keys, strict=True)
-        for failure in by_key.get(key, ())
+        job.located(failure, item) for item, key in zip(items, keys, strict=True) for failure in by_key.get(key, ())
     ]
     named = sum(key != "" for key in sources)
     report = Path(report) if report else cache_dir / "quarantine.json"
@@ -94,49 +91,20 @@ def _store_folder(cache_dir: Path, name: str, settings: Mapping[str, Any]) -> Pa
     return cache_dir / f"{name}-{digest({**settings, 'version': STORE_VERSION})[:16]}"
 
 
-def _fill(store: ContentStore, job: StoreJob, items: Mapping[str, RawItem], workers: int, executor: str) -> Failures:
+def _fill(
+    store: ContentStore, job: PrepareJob, items: Mapping[str, RawItem], workers: int, executor: str
+) -> FailuresByKey:
     """Write what the store lacks of ``items`` by key; gives the failures that it does not remember."""
     missing = [(k, i) for k, i in items.items() if k and k not in store and job.limits.key_of_failed(k) not in store]
     if not missing:
         return {}
     request = job.preprocess.request()
     only_text = not (request.image or request.video_frames or request.sample_rate)
-    tasks = cut(missing, shard_size(len(missing), job.arrays, smallest=1024 if only_text else 32))
+    parts = cut(missing, shard_size(len(missing), job.arrays, smallest=1024 if only_text else 32))
     where = (0, "local") if only_text else (workers, executor)
-    passing = work(job, tasks, f"preparing {job.preprocess.modality}", *where)
+    passing = process(job, parts, f"preparing {job.preprocess.modality}", *where)
     store.refresh()
     return passing
-
-
-def work(job: Job, tasks: list[Task], doing: str, workers: int, executor: str) -> Failures:
-    """Do all tasks, show how far they are, and give the failures that the job does not store.
-
-    ``doing`` says it in words; with ``local``, 0 ``workers`` is this process.
-    """
-    if multiprocessing.current_process().daemon:
-        workers = 0
-    elif executor != "local":
-        workers = max(1, workers)
-    with progress(doing, sum(map(len, tasks))) as advance:
-        if workers:
-            try:
-                with EXECUTORS[executor](min(workers, len(tasks))) as where:
-                    return run(job, tasks, where, advance)
-            except BrokenProcessPool:
-                logger.warning(
-                    "Worker processes cannot start here (does the script call its main function under "
-                    "if __name__ == '__main__'?): this process prepares all items itself."
-                )
-        passing: Failures = {}
-        for task in tasks:
-            passing |= job(task)
-            advance(len(task))
-        return passing
-
-
-def cut(values: Sequence[Any], size: int) -> list[Any]:
-    """Parts of ``size`` values."""
-    return [values[begin : begin + size] for begin in range(0, len(values), size)]
 
 
 def _frozen_store(source: ContentStore, keys: Iterable[str], frozen: FrozenLayers, folder: Path) -> ContentStore:
@@ -167,7 +135,6 @@ def _report_failures(
     except (OSError, ValueError, TypeError, KeyError):
         kept = []
     if failures or report.exists():
-        report.parent.mkdir(parents=True, exist_ok=True)
         write_json(report, [*kept, *({**asdict(failure), "modality": modality} for failure in failures)])
     if not failures:
         return

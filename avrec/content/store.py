@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from avrec.batch import Array
-from avrec.content.items import DecodeFailure, DecodeRequest, RawItem
+from avrec.content.items import DecodeFailure
 from avrec.content.preprocess import ArraySpec
 from avrec.errors import UserError
-from avrec.io import digest, state_of, to_disk, write_json
+from avrec.io import atomic_write, write_json
 
 logger = logging.getLogger(__name__)
 
-STORE_VERSION = 3
+STORE_VERSION = 4
 """To be part of the name of every store's folder: raise it when the layout on disk, or what is decoded, changes."""
 
 MAX_OPEN_MAPS = 768
@@ -224,24 +224,6 @@ class ContentStore:
                     path.unlink()
 
 
-def source_key(item: RawItem, request: DecodeRequest) -> str:
-    """A hash of all of the source that determines the row; empty where the item names no such source."""
-    text = item.text if request.text else None
-    files = {kind: state_of(path) for kind, path in sources_of(item, request).items()}
-    return digest([text, files])[:32] if text is not None or files else ""
-
-
-def sources_of(item: RawItem, request: DecodeRequest) -> dict[str, Path]:
-    """The item's files, by kind, that are opened for ``request``."""
-    animated = request.video_frames > 0 and item.video is None
-    kinds = {"image"} if request.image or animated else set()
-    if request.video_frames > 0 or (request.sample_rate > 0 and item.audio is None):
-        kinds.add("video")
-    if request.sample_rate > 0:
-        kinds.add("audio")
-    return {kind: path for kind, path in item.files.items() if kind in kinds}
-
-
 def write_shard(
     folder: Path,
     arrays: Mapping[str, ArraySpec],
@@ -259,9 +241,8 @@ def write_shard(
     shard = f"shard-{uuid.uuid4().hex}"
     full = [(key, _checked(key, row, arrays)) for key, row in rows if row is not None]
     for name in arrays if full else ():
-        with (folder / f"{shard}.{name}.npy").open("wb") as file:
+        with atomic_write(folder / f"{shard}.{name}.npy", "wb") as file:
             np.save(file, np.stack([row[name] for _, row in full]))
-            to_disk(file)
     described = {
         "keys": [key for key, _ in full],
         "absent": [key for key, row in rows if row is None],

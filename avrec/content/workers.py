@@ -2,37 +2,41 @@
 
 import faulthandler
 import functools
+import logging
 import multiprocessing
 import os
 import re
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pebble import ProcessExpired, ProcessPool
 
 from avrec.content.decode import decode
 from avrec.content.items import DecodeFailure, RawItem
+from avrec.content.keys import sources_of
 from avrec.content.limits import Limits
 from avrec.content.preprocess import ArraySpec, Preprocess
-from avrec.content.store import Row, sources_of, write_shard
+from avrec.content.progress import progress
+from avrec.content.store import Row, write_shard
 from avrec.errors import UserError
 
-Task = list[tuple[str, RawItem]]
-"""Items by key, to become one shard."""
+logger = logging.getLogger(__name__)
 
-Failures = dict[str, list[DecodeFailure]]
-"""By key."""
+KeyedItems = list[tuple[str, RawItem]]
+"""What a worker gets at a time: items, each under its key."""
+
+FailuresByKey = dict[str, list[DecodeFailure]]
 
 
-class Job(Protocol):
-    """What is done with tasks, in a folder that all workers share. Small to pickle: it goes to them with each task."""
+class ItemJob(Protocol):
+    """What workers do with items, in a folder that all of them share. Small to pickle: it is sent with each part."""
 
     @property
     def folder(self) -> Path: ...  # noqa: D102
@@ -40,18 +44,19 @@ class Job(Protocol):
     @property
     def limits(self) -> Limits: ...  # noqa: D102
 
-    def __call__(self, task: Task, journal: Path | None = None) -> Failures:
-        """Do a task, and give the failures that are not stored; ``journal`` is told which item it is at."""
+    def __call__(self, items: KeyedItems, journal: Path | None = None) -> dict[str, Any]:
+        """Process items and return what is not stored, by key; ``journal`` records which item is at work."""
 
-    def lose(self, key: str, item: RawItem, died: str | None) -> None:
-        """Store that the item's process ``died``, or took too long (None)."""
+    def mark_failed(self, key: str, item: RawItem, died: str | None) -> dict[str, Any]:
+        """The item's process ``died``, or took too long (None). Returns what is not stored, by key."""
 
 
 @dataclass(frozen=True)
-class StoreJob:
-    """Prepares tasks into a store, which has been opened before; ``folder`` is on a file system that all workers share.
+class PrepareJob:
+    """Prepares items into a store that was opened before; ``folder`` is on a file system that all workers share.
 
-    ``arrays`` are those that a row of the store holds.
+    ``arrays`` are those of a row of the store. A failure's path is stored as the kind of the file (``image``), since
+    items with the same bytes share a row; ``located`` gives it an item's own path.
     """
 
     preprocess: Preprocess
@@ -59,44 +64,53 @@ class StoreJob:
     arrays: dict[str, ArraySpec]
     limits: Limits
 
-    def __call__(self, task: Task, journal: Path | None = None) -> Failures:
-        """Write a task's items as one shard.
+    def __call__(self, items: KeyedItems, journal: Path | None = None) -> FailuresByKey:
+        """Write the items as one shard.
 
         In a worker process, ``journal`` is the file that says which item it was at when it died. Failures of the
         preprocess itself are returned and not stored, since mending its code should be enough.
         """
         rows: list[tuple[str, Row]] = []
-        stored: Failures = {}
-        passing: Failures = {}
+        stored: FailuresByKey = {}
+        passing: FailuresByKey = {}
         request = self.preprocess.request()
         with one_torch_thread(), watched(journal, self.limits) as begin:
-            for key, item in task:
+            for key, item in items:
                 begin(key)
                 decoded = decode(item, request, self.limits)
+                kinds = {str(path): kind for kind, path in sources_of(item, request).items()}
+                failures = [replace(failure, path=kinds[failure.path]) for failure in decoded.failures]
                 try:
                     row = self.preprocess(decoded)
                 except Exception as error:
                     failure = self._failure(item, f"could not be preprocessed: {type(error).__name__}: {error}")
-                    passing[key] = [*decoded.failures, failure]
+                    passing[key] = [*failures, failure]
                     continue
-                if decoded.failures:
+                if failures:
                     key = self.limits.key_of_failed(key)
-                    stored[key] = decoded.failures
+                    stored[key] = failures
                 rows.append((key, row))
         if rows:
             write_shard(self.folder, self.arrays, rows, stored)
         return passing
 
-    def lose(self, key: str, item: RawItem, died: str | None) -> None:
+    def mark_failed(self, key: str, item: RawItem, died: str | None) -> FailuresByKey:
         """Store that the item has nothing, and why."""
         allowed = f"{self.limits.item_seconds:g} s of datamodule.prepare.limits.item_seconds"
         reason = f"took longer than the {allowed}" if died is None else f"ended the process that read it ({died})"
         key = self.limits.key_of_failed(key)
         write_shard(self.folder, self.arrays, [(key, None)], {key: [self._failure(item, reason)]})
+        return {}
+
+    def located(self, failure: DecodeFailure, item: RawItem) -> DecodeFailure:
+        """A stored failure, with the id and the path of one of the items that share it."""
+        paths = sources_of(item, self.preprocess.request())
+        named = " and ".join(str(paths.get(kind, kind)) for kind in failure.path.split(" and "))
+        return replace(failure, item_id=item.item_id, path=named)
 
     def _failure(self, item: RawItem, reason: str) -> DecodeFailure:
-        paths = " and ".join(str(path) for path in sources_of(item, self.preprocess.request()).values())
-        return DecodeFailure(item.item_id, paths or "its text", reason)
+        kinds = " and ".join(sources_of(item, self.preprocess.request()))
+        return DecodeFailure(item.item_id, kinds or "its text", reason)
 
 
 @contextmanager
@@ -157,9 +171,9 @@ def _bound_memory(gib: float) -> None:
 
 
 class Executor(NamedTuple):
-    """Somewhere to do tasks, and the errors that say that the process of one died."""
+    """Where parts of the items are processed, and the errors that mean that a part's process died."""
 
-    submit: Callable[[Job, Task, Path], "Future[Failures]"]
+    submit: Callable[[ItemJob, KeyedItems, Path], "Future[dict[str, Any]]"]
     deaths: tuple[type[BaseException], ...]
 
 
@@ -168,9 +182,9 @@ def local(workers: int) -> Iterator[Executor]:
     """Processes of this machine; all end with the context, even those at work."""
     pool = ProcessPool(workers, context=multiprocessing.get_context("spawn"))
 
-    def submit(job: Job, task: Task, journal: Path) -> "Future[Failures]":
+    def submit(job: ItemJob, items: KeyedItems, journal: Path) -> "Future[dict[str, Any]]":
         # Each item is timed where it is decoded; this is for a worker whose death went unseen.
-        return pool.schedule(job, (task, journal), timeout=60 + len(task) * job.limits.item_seconds)
+        return pool.schedule(job, (items, journal), timeout=60 + len(items) * job.limits.item_seconds)
 
     try:
         yield Executor(submit, (ProcessExpired, TimeoutError))
@@ -187,7 +201,7 @@ def on_ray(workers: int) -> Iterator[Executor]:
         import ray
     except ImportError:
         raise UserError(
-            "executor=ray needs Ray, and it is not installed. pip install 'avrec[ray]', or give executor=local."
+            "executor=ray needs Ray, which is not installed: pip install 'avrec[ray]', or use executor=local."
         ) from None
     started = not ray.is_initialized()
     if started:
@@ -196,9 +210,9 @@ def on_ray(workers: int) -> Iterator[Executor]:
         except ConnectionError:
             ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
 
-    def submit(job: Job, task: Task, journal: Path) -> "Future[Failures]":
+    def submit(job: ItemJob, items: KeyedItems, journal: Path) -> "Future[dict[str, Any]]":
         # What killed one worker would kill the next.
-        return ray.remote(num_cpus=1, max_retries=0)(_do).remote(job, task, journal).future()
+        return ray.remote(num_cpus=1, max_retries=0)(_do).remote(job, items, journal).future()
 
     try:
         yield Executor(submit, (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError))
@@ -219,36 +233,68 @@ def _culprit(journal: Path) -> tuple[str, str | None]:
     return key, None if last_words.startswith("Timeout") else died
 
 
-def _do(job: Job, task: Task, journal: Path) -> Failures:
-    return job(task, journal)
+def _do(job: ItemJob, items: KeyedItems, journal: Path) -> dict[str, Any]:
+    return job(items, journal)
 
 
 EXECUTORS: dict[str, Callable[[int], AbstractContextManager[Executor]]] = {"local": local, "ray": on_ray}
 
 
-def run(job: Job, tasks: list[Task], executor: Executor, advance: Callable[[int], None]) -> Failures:
-    """Do all tasks, and those again, without the item, whose process an item killed; as ``Job`` otherwise.
+def process(job: ItemJob, parts: list[KeyedItems], doing: str, workers: int, executor: str = "local") -> dict[str, Any]:
+    """Process all parts with a progress bar labelled ``doing``, and return what the job does not store, by key.
+
+    An item that ends its process, or takes too long, is marked as failed; the rest of its part is done again. With
+    ``local`` and 0 ``workers``, this process does everything, which such an item would end.
 
     Raises:
-        BrokenProcessPool: no worker process could start.
-        UserError: they started, and later none could.
+        UserError: worker processes started, and later none could.
     """
-    passing: Failures = {}
+    if multiprocessing.current_process().daemon:
+        workers = 0
+    elif executor != "local":
+        workers = max(1, workers)
+    with progress(doing, sum(map(len, parts))) as advance:
+        if workers:
+            try:
+                with EXECUTORS[executor](min(workers, len(parts))) as place:
+                    return _in_workers(job, parts, place, advance)
+            except BrokenProcessPool:
+                logger.warning(
+                    "Worker processes cannot start here (does the script call its main function under "
+                    "if __name__ == '__main__'?): this process prepares all items itself."
+                )
+        results: dict[str, Any] = {}
+        for items in parts:
+            results |= job(items)
+            advance(len(items))
+        return results
+
+
+def cut(values: Sequence[Any], size: int) -> list[Any]:
+    """Parts of ``size`` values."""
+    return [values[begin : begin + size] for begin in range(0, len(values), size)]
+
+
+def _in_workers(
+    job: ItemJob, parts: list[KeyedItems], executor: Executor, advance: Callable[[int], None]
+) -> dict[str, Any]:
+    """As ``process``; raises BrokenProcessPool where no worker process could start."""
+    results: dict[str, Any] = {}
     started = False
-    running: dict[Future[Failures], tuple[Task, Path]] = {}
+    running: dict[Future[dict[str, Any]], tuple[KeyedItems, Path]] = {}
 
-    def start(task: Task) -> None:
+    def start(items: KeyedItems) -> None:
         journal = job.folder / f"{uuid.uuid4().hex}.tmp"
-        running[executor.submit(job, task, journal)] = task, journal
+        running[executor.submit(job, items, journal)] = items, journal
 
-    for task in tasks:
-        start(task)
+    for items in parts:
+        start(items)
     while running:
         for future in wait(running, return_when=FIRST_COMPLETED).done:
-            task, journal = running.pop(future)
+            items, journal = running.pop(future)
             try:
-                passing |= future.result()
-                advance(len(task))
+                results |= future.result()
+                advance(len(items))
             except BrokenProcessPool:
                 if not started:
                     raise
@@ -258,10 +304,9 @@ def run(job: Job, tasks: list[Task], executor: Executor, advance: Callable[[int]
                 ) from None
             except executor.deaths:
                 culprit, died = _culprit(journal)
-                job.lose(culprit, dict(task)[culprit], died)
-                rest = [pair for pair in task if pair[0] != culprit]
+                results |= job.mark_failed(culprit, dict(items)[culprit], died)
                 advance(1)
-                if rest:
+                if rest := [pair for pair in items if pair[0] != culprit]:
                     start(rest)
             started = True
-    return passing
+    return results

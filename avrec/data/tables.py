@@ -1,6 +1,7 @@
 """Tables: find and scan a catalogue's files, check them, and number everything."""
 
 import glob
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -369,11 +370,18 @@ def inside(root: Path, value: str | None, column: str) -> Path | None:
         return None
     path = (root / value.strip()).resolve()
     if not path.is_relative_to(root.resolve()):
+        where = f"a symlink to {path}, outside {root}" if is_outward_link(root, value) else f"which lies outside {root}"
         raise UserError(
-            f"Column {column} names {value!r}, which lies outside {root}. "
-            "Paths must be relative to the catalogue's folder and stay in it."
+            f"Column {column} names {value!r}, {where}. Paths must be relative to the catalogue's folder and stay in "
+            "it; copy the file into the folder."
         )
     return path
+
+
+def is_outward_link(root: Path, value: str) -> bool:
+    """Whether a path that leaves the folder does so by a symlink on its way."""
+    root = root.absolute()
+    return Path(os.path.normpath(root / value.strip())).is_relative_to(root)
 
 
 def raw_items(items: pl.DataFrame, root: Path, text: TextFields) -> list[RawItem]:

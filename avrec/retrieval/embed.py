@@ -26,10 +26,9 @@ from torch import nn
 
 from avrec.batch import Array
 from avrec.content.items import DecodeRequest, RawItem
+from avrec.content.keys import FileDigests, source_keys
 from avrec.content.limits import Limits
-from avrec.content.prepare import cut, work
-from avrec.content.store import source_key
-from avrec.content.workers import EXECUTORS, Failures, Task, one_torch_thread, watched
+from avrec.content.workers import EXECUTORS, KeyedItems, cut, one_torch_thread, process, watched
 from avrec.data.tables import FILE_COLUMNS, SUFFIXES, TEXT_COLUMNS, checked_items, find_table, raw_items, scan
 from avrec.errors import UserError, nearest
 from avrec.export.item_tower import ExportedItemTower, load_item_tower
@@ -138,7 +137,7 @@ class EmbedJob:
     classes: tuple[type[nn.Module], ...] = ()
     limits: Limits = field(default_factory=Limits)
 
-    def __call__(self, task: Task, journal: Path | None = None) -> Failures:
+    def __call__(self, task: KeyedItems, journal: Path | None = None) -> dict[str, Any]:
         """Embed; everything is stored."""
         tower = _tower(self.tower, self.weights, self.device, self.classes)
         # Files can end a worker, and are therefore taken one by one; what has none is faster all at once.
@@ -157,11 +156,12 @@ class EmbedJob:
         self._store(found, failures)
         return {}
 
-    def lose(self, key: str, item: RawItem, died: str | None) -> None:
+    def mark_failed(self, key: str, item: RawItem, died: str | None) -> dict[str, Any]:
         """Store that the item has no vector, and why."""
         files = ", ".join(map(str, item.files.values()))
         reason = f"took longer than {self.limits.item_seconds:g} s" if died is None else f"ended its process ({died})"
         self._store({}, {key: f"item {item.item_id}: {files} {reason}"})
+        return {}
 
     def _store(self, found: dict[str, tuple[str, Array]], failures: dict[str, str]) -> None:
         path = self.folder / f"{uuid.uuid4().hex}.parquet"
@@ -246,15 +246,15 @@ def embed(
         )
     raw, _ = read_items(items, exported, columns, all_there=True)
     weights = _digest(tower)
-    keys = _keys(raw, exported, weights)
     with _alone(out):
+        keys = _keys(raw, exported, weights, FileDigests(out / ".digests.json"))
         table, failures = _stored(out, keys)
         had = {*table["key"], *failures}
         new = [(key, item) for key, item in zip(keys, raw, strict=True) if key not in had]
         if new:
             (out / "parts").mkdir(parents=True, exist_ok=True)
             job = EmbedJob(tower, (out / "parts").resolve(), weights, device, tuple(classes))
-            work(job, cut(new, shard_size), "embedding", workers if device == "cpu" else 0, executor)
+            process(job, cut(new, shard_size), "embedding", workers if device == "cpu" else 0, executor)
             table, failures = _stored(out, keys)
         if table.is_empty():
             shutil.rmtree(out / "parts", ignore_errors=True)
@@ -302,7 +302,7 @@ def _digest(tower: Path) -> str:
     return digest({path.name: file_digest(path) for path in files})
 
 
-def _keys(items: Sequence[RawItem], exported: ExportedItemTower, weights: str) -> list[str]:
+def _keys(items: Sequence[RawItem], exported: ExportedItemTower, weights: str, digests: FileDigests) -> list[str]:
     """A hash per item of all that determines its vector."""
-    requests = _requests(exported)
-    return [digest([weights, i.item_id, *(source_key(i, request) for request in requests)])[:32] for i in items]
+    sources = [source_keys(items, request, digests) for request in _requests(exported)]
+    return [digest([weights, items[n].item_id, *(keys[n] for keys in sources)])[:32] for n in range(len(items))]

@@ -97,7 +97,7 @@ def test_ray_decodes_real_video_and_sound_to_the_same_bits(
 def test_ray_that_is_missing_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     items = make_items(tmp_path / "media", [5])
-    with pytest.raises(UserError, match=r"pip install 'avrec\[ray\]', or give executor=local"):
+    with pytest.raises(UserError, match=r"pip install 'avrec\[ray\]', or use executor=local"):
         prepare_content(items, VisionPreprocess(size=8), tmp_path / "cache", executor="ray")
 
 

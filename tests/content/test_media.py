@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from avrec.batch import Array
-from avrec.content import decode as media
+from avrec.content import video as media
 from avrec.content.decode import decode
 from avrec.content.items import Decoded, DecodeRequest, RawItem
 from avrec.content.limits import Limits

@@ -4,11 +4,12 @@ import ctypes
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ import pytest
 from PIL import Image
 
 from avrec.batch import Array
+from avrec.content import keys as content_keys
 from avrec.content import workers as executors
 from avrec.content.items import Decoded, DecodeRequest, RawItem
 from avrec.content.limits import Limits
 from avrec.content.prepare import prepare_content
 from avrec.content.preprocess import ArraySpec
 from avrec.errors import UserError
+from avrec.io import file_digest
 
 RED, GREEN, BLACK, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 0), (255, 255, 255)
 
@@ -149,6 +152,40 @@ def test_only_a_changed_file_is_done_again(items: list[RawItem], cache: Path) ->
     prepared = prepare_content([*items, RawItem("same picture", image=changed)], again, cache)
     assert len(again.calls) == 1
     assert prepared.read(np.array([2, 7]))["colour"].tolist() == [[9, 9, 9]] * 2
+
+
+def test_a_copied_catalogue_keeps_its_rows_and_its_failures_name_its_own_files(
+    items: list[RawItem], cache: Path, tmp_path: Path
+) -> None:
+    assert items[0].image is not None
+    items[0].image.write_bytes(b"broken")
+    prepare_content(items, Thumbnail(), cache, max_failed_share=0.2)
+    shutil.copytree(tmp_path / "media", tmp_path / "copy")
+    copies = [replace(item, image=item.image and tmp_path / "copy" / item.image.name) for item in items]
+    again = Thumbnail()
+    prepared = prepare_content(copies, again, cache, max_failed_share=0.2)
+    assert again.calls == []
+    assert prepared.present_N.tolist() == [False, True, True, False, True, True, True]
+    (failure,) = json.loads((cache / "quarantine.json").read_text())
+    assert failure["path"] == str(copies[0].image)
+
+
+def test_bytes_are_read_again_only_when_a_file_changes(
+    items: list[RawItem], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_content(items, Thumbnail(), cache)
+    read: list[Path] = []
+    monkeypatch.setattr(content_keys, "file_digest", lambda path: read.append(path) or file_digest(path))
+    prepare_content(items, Thumbnail(), cache)
+    assert read == []
+    assert items[1].image is not None
+    os.utime(items[1].image, (1, 1))
+    again = Thumbnail()
+    prepare_content(items, again, cache)
+    assert (read, again.calls) == ([items[1].image], [])
+    (cache / "digests.json").write_text("damaged")
+    prepare_content(items, again, cache)
+    assert (len(read), again.calls) == (7, [])
 
 
 def test_other_settings_are_another_store(items: list[RawItem], cache: Path) -> None:
@@ -329,7 +366,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {folder!r})
-from avrec.data.preparation import prepare_content
+from avrec.content.prepare import prepare_content
 from test_preparation import Thumbnail, make_items
 folder = Path({work!r})
 def main():

@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from avrec.cli.check import run as report_on
-from avrec.content.decode import open_media
-from avrec.content.items import DecodeRequest, RawItem
-from avrec.data.check.checks import check, inspect, inspect_all, sampled
+from avrec.cli.check import token_counter
+from avrec.content.containers import open_media
+from avrec.content.items import DecodeFailure, DecodeRequest, RawItem
+from avrec.content.limits import Limits
+from avrec.data.check.checks import check
 from avrec.data.check.findings import MediaFacts
+from avrec.data.check.media import inspect, inspect_all, sampled
 from avrec.data.cleaning import Cleaning
 from avrec.data.sources.folder import FolderSource
 from avrec.data.splits import Temporal
@@ -210,6 +213,42 @@ def test_item_columns_that_no_encoder_reads_are_named(tmp_path):
         assert [f.examples for f in report.findings if f.check == "unread_item_columns"] == [unread]
 
 
+def test_tokens_are_counted_by_the_tokenizer_that_is_given(tmp_path):
+    items = {**ITEMS, "title": ["红色的电影", "Two words", "Three", ""]}
+    (source, long) = FolderSource(write(tmp_path, items=items)), "long_text"
+    for count_tokens, examples in ((None, 1), (lambda texts: None, 1), (lambda texts: [9] * len(texts), 3)):
+        report = check(source, max_tokens=4, count_tokens=count_tokens)
+        assert [f.count for f in report.findings if f.check == long] == [examples]
+        assert any("estimates" in note for note in report.notes) == (examples == 1)
+    asked = []
+    check(source, max_tokens=4, count_tokens=lambda texts: asked.extend(texts) or [1] * len(texts))
+    assert asked == ["红色的电影", "Two words", "Three"]
+
+
+def test_the_small_encoder_learns_its_tokenizer_from_the_texts():
+    text = composed("data.root=x").text
+    assert token_counter(text)(["红色电影", *["a film"] * 3])[0] > 4
+    assert token_counter(None) is None
+
+
+def test_a_symlink_that_leaves_the_folder_is_called_one(tmp_path):
+    root = write(tmp_path / "c", items=("image", 1, "b.png"))
+    (root / "b.png").symlink_to(write(tmp_path / "other") / "a.png")
+    with pytest.raises(UserError, match=r"'b\.png', a symlink to .*other/a\.png, outside .*copy the file into"):
+        FolderSource(root).load()
+    (finding,) = [f for f in check(FolderSource(root)).findings if f.check == "outside_paths"]
+    assert finding.examples == ["i2: b.png (a symlink)"]
+
+
+def test_tables_are_scanned_once(tmp_path):
+    source = FolderSource(write(tmp_path))
+    scans = []
+    layout = source.layout
+    source.layout = lambda root: scans.append(root) or layout(root)
+    assert check(source).status == 0
+    assert len(scans) == 1
+
+
 def test_a_split_is_tried(tmp_path):
     report = check(FolderSource(write(tmp_path / "a")), Temporal(0.2, 0.2))
     assert report.status == 0
@@ -270,11 +309,13 @@ def test_files_are_opened_in_processes(tmp_path):
     assert [fact.seconds for fact in facts] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
 
 
-def test_a_file_that_takes_too_long_costs_only_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr("avrec.data.check.checks.ITEM_SECONDS", 1e-6)
-    items = [RawItem(f"i{n}", audio=sound(tmp_path / f"{n}.wav", 200)) for n in range(2)]
-    facts = inspect_all(items, DecodeRequest(sample_rate=44_100, max_seconds=200), workers=1)
-    assert [fact.failures[0].reason for fact in facts] == ["takes longer than 1e-06 s"] * 2
+def test_a_file_that_takes_too_long_costs_only_itself(tmp_path):
+    seconds = {"long": 4000, "short": 0.1}
+    items = [RawItem(name, audio=sound(tmp_path / f"{name}.wav", length)) for name, length in seconds.items()]
+    request = DecodeRequest(sample_rate=44_100, max_seconds=4000)
+    long, short = inspect_all(items, request, workers=1, limits=Limits(item_seconds=0.2))
+    assert long.failures == [DecodeFailure("long", str(items[0].audio), "takes longer than 0.2 s")]
+    assert (short.failures, short.sound) == ([], True)
 
 
 def test_a_sample_is_the_same_each_time():

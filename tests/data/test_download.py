@@ -64,7 +64,7 @@ def test_an_interrupted_download_goes_on(server, tmp_path, ranges):
     target = tmp_path / "a.bin"
     server.cut = 1000
     with pytest.raises(
-        UserError, match=r"could not be fetched: .*1,279,000 bytes too early\. 1,000 bytes are kept; give"
+        UserError, match=r"could not be downloaded: .*1,279,000 bytes too early\. 1,000 bytes are kept; repeat"
     ):
         fetch(server.url, target, SHA256)
     assert not target.exists()
@@ -86,27 +86,27 @@ def test_another_checksum(server, tmp_path):
 
 def test_a_damaged_beginning_is_dropped(server, tmp_path):
     (tmp_path / "a.bin.part").write_bytes(b"x" * 1000)
-    with pytest.raises(UserError, match="damaged on its way"):
+    with pytest.raises(UserError, match="damaged in transfer"):
         fetch(server.url, tmp_path / "a.bin", SHA256)
     assert fetch(server.url, tmp_path / "a.bin", SHA256).read_bytes() == DATA
 
 
 def test_another_file_in_its_place(server, tmp_path):
     (tmp_path / "a.bin").write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"a\.bin is there, but it is not the file .*Remove it or move it away"):
+    with pytest.raises(UserError, match=r"a\.bin exists and is not the file .*Remove it or move it away"):
         fetch(server.url, tmp_path / "a.bin", SHA256)
     assert (tmp_path / "a.bin").read_bytes() == b"mine"
     assert server.asked == []
 
 
 def test_no_such_address(server, tmp_path):
-    with pytest.raises(UserError, match=r"/gone answered 404 Not Found\. Look for its new address"):
+    with pytest.raises(UserError, match=r"/gone answered 404 Not Found\. Find its new address"):
         fetch(server.url.replace("a.bin", "gone"), tmp_path / "a.bin", SHA256)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_server(tmp_path):
-    with pytest.raises(UserError, match=r"could not be fetched: .*refused.*0 bytes are kept"):
+    with pytest.raises(UserError, match=r"could not be downloaded: .*refused.*0 bytes are kept"):
         fetch("http://127.0.0.1:9/a.bin", tmp_path / "a.bin", SHA256)
 
 

@@ -55,7 +55,7 @@ def test_every_check_says_what_it_counts_and_what_to_do():
 def test_a_finding_has_a_number_examples_and_a_tolerated_share():
     finding = judged("long_text", ["a", "b", "c", "d"], 8, tokens=64)
     assert (finding.verdict, finding.count, finding.examples) == (WARNING, 4, ["a", "b", "c"])
-    assert finding.what == "texts of more than 64 tokens (words × 1.3, about)"
+    assert finding.what == "texts of more than 64 tokens"
     assert judged("long_text", ["a"], 10, tokens=64).verdict == FINE
     assert judged("missing_files", ["a"], 10).verdict == ERROR
     assert judged("missing_files", ["a"], 100).verdict == WARNING

@@ -3,6 +3,7 @@
 Pure functions: nothing here opens a file.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from avrec.io import moment
 ERROR, WARNING, FINE = VERDICTS = ("error", "warning", "fine")
 TOKENS_PER_WORD = 1.3
 """Of subword tokenizers on English; other languages need more."""
+UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+"""Letters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, Chinese, Japanese."""
 SHORT_SECONDS, LONG_SECONDS = 1.0, 3600.0
 DAY = 86_400
 YEAR_1990 = 631_152_000
@@ -92,7 +95,7 @@ CHECKS = {
     "missing_text": Check(WARNING, 0, "items without text", "Give them a title at least."),
     "same_text": Check(WARNING, 0, "items with the text of another",
         "One item twice: merge the two. A placeholder: leave the cell empty."),
-    "long_text": Check(WARNING, 0.1, "texts of more than {tokens} tokens (words × 1.3, about)",
+    "long_text": Check(WARNING, 0.1, "texts of more than {tokens} tokens",
         "The rest is not read: put first what tells items apart (data.text=[…]), or raise text.max_tokens."),
     # ---- times
     "ties": Check(WARNING, 0.2, "interactions at the same time as another of their user",
@@ -168,8 +171,12 @@ def log_findings(catalogue: Catalogue, repeats_kept: bool, feedback: str | None)
     return findings
 
 
-def item_findings(catalogue: Catalogue, max_tokens: int | None) -> list[Finding]:
-    """Of what items have, and of their texts; ``max_tokens`` is what an encoder reads of one."""
+def item_findings(catalogue: Catalogue, max_tokens: int | None, tokens: Sequence[float] | None = None) -> list[Finding]:
+    """Of what items have, and of their texts.
+
+    ``max_tokens`` is what an encoder reads of a text; ``tokens`` are counts of the items that have one, by default
+    estimates.
+    """
     items = catalogue.items
 
     def named(n: int) -> str:
@@ -190,14 +197,20 @@ def item_findings(catalogue: Catalogue, max_tokens: int | None) -> list[Finding]
         findings.append(flagged("missing_text", np.array([not text for text in texts]), named))
         findings.append(flagged("same_text", same_N, lambda n: f"{named(n)} = {items[first[texts[n]]].item_id}"))
         if max_tokens:
-            long_N = np.array([tokens_of(text) > max_tokens for text in texts])
+            counts = iter(tokens or [estimated_tokens(text) for text in texts if text])
+            long_N = np.array([text != "" and next(counts) > max_tokens for text in texts])
             findings.append(flagged("long_text", long_N, named, tokens=max_tokens))
     return findings
 
 
-def tokens_of(text: str) -> float:
-    """About how many tokens a text has: its words × ``TOKENS_PER_WORD``."""
-    return TOKENS_PER_WORD * len(text.split())
+def estimated_tokens(text: str) -> float:
+    """About how many tokens a text has: ``TOKENS_PER_WORD`` a word, and one a letter of scripts without spaces.
+
+    >>> estimated_tokens("a red film"), estimated_tokens("红色电影")
+    (3.9000000000000004, 4.0)
+    """
+    words, letters = UNSPACED.subn(" ", text)
+    return TOKENS_PER_WORD * len(words.split()) + letters
 
 
 def time_findings(catalogue: Catalogue, is_clock: bool, now: float) -> list[Finding]:

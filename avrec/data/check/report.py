@@ -138,11 +138,19 @@ def bars(counts: Sequence[int]) -> str:
 
 
 def night(hours: Sequence[int]) -> str:
-    """The quietest six hours in UTC, and the time zone that they hint at: people sleep from 1 to 7.
+    """The quietest six hours in UTC, and the time zone that they suggest: people sleep from 1 to 7.
+
+    Nothing is inferred where those hours are not clearly quieter than others: below 60 % of the mean, and four standard
+    deviations below it.
 
     >>> night([0] * 6 + [9] * 18)
     'quietest 0-6, as where clocks are near UTC+1'
+    >>> night([9] * 24)
+    'no hours are clearly quieter than others'
     """
     start = min(range(24), key=lambda begin: sum(hours[(begin + hour) % 24] for hour in range(6)))
+    quiet, mean = sum(hours[(start + hour) % 24] for hour in range(6)), sum(hours) / 4
+    if quiet > min(0.6 * mean, mean - 4 * (0.75 * mean) ** 0.5):
+        return "no hours are clearly quieter than others"
     zone = (1 - start + 11) % 24 - 11
     return f"quietest {start}-{(start + 6) % 24}, as where clocks are near UTC{zone:+d}"

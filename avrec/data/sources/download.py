@@ -1,8 +1,8 @@
 """Download: one file from one address, whole and verified, or not at all."""
 
-import hashlib
 import http.client
 import logging
+import shutil
 import urllib.error
 import urllib.request
 import zipfile
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from avrec.content.progress import progress
 from avrec.errors import UserError
+from avrec.io import atomic_write, file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +30,11 @@ def fetch(url: str, target: Path, sha256: str) -> Path:
         UserError: no such address, an interruption, or another checksum.
     """
     if target.is_file():
-        if _sha256(target) == sha256:
+        if (found := file_digest(target)) == sha256:
             return target
         raise UserError(
-            f"{target} is there, but it is not the file that {url} has given so far: its SHA-256 is "
-            f"{_sha256(target)} and must be {sha256}. Remove it or move it away."
+            f"{target} exists and is not the file that {url} provides: its SHA-256 is {found} and must be {sha256}. "
+            "Remove it or move it away."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
@@ -41,22 +42,22 @@ def fetch(url: str, target: Path, sha256: str) -> Path:
         _transfer(url, part)
     except urllib.error.HTTPError as error:
         raise UserError(
-            f"{url} answered {error.code} {error.reason}. Look for its new address, fetch it by hand, and put it at "
+            f"{url} answered {error.code} {error.reason}. Find its new address, download it by hand, and put it at "
             f"{target}."
         ) from error
     except (OSError, http.client.HTTPException) as error:
         have = part.stat().st_size if part.is_file() else 0
         reason = getattr(error, "reason", None) or error or type(error).__name__
         raise UserError(
-            f"{url} could not be fetched: {reason}. {have:,} bytes are kept; give the command again to go on from "
+            f"{url} could not be downloaded: {reason}. {have:,} bytes are kept; repeat the command to continue from "
             "there."
         ) from error
-    found = _sha256(part)
+    found = file_digest(part)
     if found != sha256:
         part.unlink()
         raise UserError(
-            f"{url} has SHA-256 {found} and must have {sha256}: it was damaged on its way or has been replaced. It is "
-            "not kept; give the command again, or fetch it by hand and look at what it is."
+            f"{url} has SHA-256 {found} and must have {sha256}: it was damaged in transfer or has been replaced. It is "
+            "not kept; repeat the command, or download it by hand and inspect it."
         )
     return part.replace(target)
 
@@ -76,10 +77,9 @@ def fetch_members(url: str, folder: Path, sha256: str, names: Sequence[str]) -> 
         members = {member.rpartition("/")[2]: member for member in contents.namelist()}
         for name in names:
             if name not in members:
-                raise UserError(f"{archive} holds no {name}, but {', '.join(sorted(members))}. Give another archive.")
-            part = folder / f"{name}.part"
-            part.write_bytes(contents.read(members[name]))
-            part.replace(folder / name)
+                raise UserError(f"{archive} holds no {name}, but {', '.join(sorted(members))}.")
+            with atomic_write(folder / name, "wb") as file, contents.open(members[name]) as member:
+                shutil.copyfileobj(member, file)
 
 
 def _transfer(url: str, part: Path) -> None:
@@ -102,8 +102,3 @@ def _transfer(url: str, part: Path) -> None:
                 advance(len(data))
     if total is not None and part.stat().st_size < total:
         raise ConnectionError(f"the connection ended {total - part.stat().st_size:,} bytes too early")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
