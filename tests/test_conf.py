@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
-from avrec.cli.arguments import Keys, from_command_line
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from avrec.cli import config_errors
-from avrec.errors import UserError
+from avrec.errors import nearest
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF and "hydra" not in path.parts)
@@ -79,24 +78,6 @@ def test_a_misspelt_key_names_the_nearest() -> None:
     assert "datamodule.users_per_batch?" in nearest("users_per_batch", keys)
     assert "split?" in nearest("splt", keys)
     assert nearest("qqqqq", keys) == ""
-
-
-def test_command_line_of_a_command_without_conf(capsys: pytest.CaptureFixture[str]) -> None:
-    defaults: Keys = {"ckpt": (..., "a checkpoint"), "out": (None, "a folder"), "k": (10, "how many")}
-    assert from_command_line(["ckpt=a=b"], defaults, "x") == {"ckpt": "a=b", "out": None, "k": 10}
-    with pytest.raises(UserError, match=r"There is no key ckp\. Usage: x ckpt=… \[out=…\] \[k=…\]"):
-        from_command_line(["ckp=a"], defaults, "x")
-    with pytest.raises(UserError, match="ckpt must be given"):
-        from_command_line([], defaults, "x")
-    with pytest.raises(SystemExit, match="0"):
-        from_command_line(["--help"], defaults, "x")
-    told = capsys.readouterr().out.splitlines()
-    assert told[2:] == ["  ckpt=…  a checkpoint", "  out=…   a folder", "  k=10    how many"]
-    shaped: Keys = {"ckpt": (..., ""), "names": ([], ""), "columns": ({}, "")}
-    found = from_command_line(["ckpt=a", "names=[a.B, c]", "columns={item_id: movieId,title:my name}"], shaped, "x")
-    assert (found["names"], found["columns"]) == (["a.B", "c"], {"item_id": "movieId", "title": "my name"})
-    with pytest.raises(UserError, match=r"names=a,b could not be read.*'names=\[a,b\]'"):
-        from_command_line(["ckpt=a", "names=a,b"], shaped, "x")
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent.name in ("experiment", "debug")])

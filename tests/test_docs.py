@@ -6,10 +6,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from avrec.cli.arguments import from_command_line
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from avrec.cli.arguments import from_command_line
 from avrec.retrieval import embed, recommend
 from avrec.run.config import CONF
 

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.compiler import is_exporting
 
+from avrec.checked import Count, Positive, Whole, checked
 from avrec.content.preprocess import ArraySpec
 from avrec.towers.encoders.base import Encoder, cut_of
 from avrec.towers.encoders.preprocess import AudioPreprocess
@@ -32,15 +33,16 @@ class AudioEncoder(Encoder):
 
     modality = "audio"
 
+    @checked
     def __init__(
         self,
-        sample_rate: int = 16000,
-        seconds: float = 10.0,
-        mels: int = 64,
-        hop: int = 512,
-        width: int = 64,
-        depth: int = 2,
-        heads: int = 4,
+        sample_rate: Count = 16000,
+        seconds: Positive = 10.0,
+        mels: Count = 64,
+        hop: Count = 512,
+        width: Count = 64,
+        depth: Whole = 2,
+        heads: Count = 4,
         trainable_layers: str | int = "all",
     ) -> None:
         super().__init__()

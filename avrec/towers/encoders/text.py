@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.compiler import is_exporting
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig
 
+from avrec.checked import Count, checked
 from avrec.content.preprocess import ArraySpec
 from avrec.errors import UserError
 from avrec.towers.encoders.base import Encoder, cut_of, masked_mean
@@ -37,15 +38,16 @@ class TextEncoder(Encoder):
 
     modality = "text"
 
+    @checked
     def __init__(
         self,
         name: str | Path | None = None,
-        max_tokens: int = 64,
+        max_tokens: Count = 64,
         trainable_layers: str | int = "all",
-        width: int = 64,
-        depth: int = 2,
-        heads: int = 4,
-        vocab_size: int = 4096,
+        width: Count = 64,
+        depth: Count = 2,
+        heads: Count = 4,
+        vocab_size: Count = 4096,
         architecture: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
