@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from avrec.errors import UserError, nearest
-from avrec.run.config import CONF, must_be_given
+from avrec.run.validation import CONF, must_be_given
 
 
 def for_hydra(arguments: list[str]) -> list[str]:

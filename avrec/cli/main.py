@@ -1,13 +1,11 @@
 """The entry of every command: dispatch, compose, run; a user's mistake or a stop becomes an exit code."""
 
-import errno
 import importlib
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avrec.errors import TrainingStoppedError, UserError, nearest
@@ -67,8 +65,8 @@ def command(task: "Callable[[DictConfig], Any]", config_name: str) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from avrec.cli.config_errors import explain, for_hydra
-    from avrec.run.config import CONF
     from avrec.run.redact import masked
+    from avrec.run.validation import CONF
     from hydra_plugins.avrec_sweeper import StudySweeper
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -86,17 +84,17 @@ def command(task: "Callable[[DictConfig], Any]", config_name: str) -> int:
 
 
 @contextmanager
-def user_errors_as_exit_codes(run_dir: str | Path | None = None) -> Iterator[None]:
-    """Turn a user's mistake, a file that the system refuses, or a stop into a message and an exit status.
+def user_errors_as_exit_codes(is_job: bool = False) -> Iterator[None]:
+    """Turn a user's mistake, a file that cannot be opened, or a stop into a message and an exit status.
 
-    With ``hydra.verbose=true`` the traceback is said, too.
-
-    After a mistake, a ``run_dir`` to which nothing but the log has been written is removed.
+    With ``hydra.verbose=true`` the traceback is logged, too. One job of several (``is_job``) hands its mistake on
+    instead, so that the others go on.
 
     Raises:
         SystemExit: with status 2 for a mistake, 128 + signal for a stop.
+        UserError: the mistake of one job of several.
     """
-    from avrec.run.config import must_be_given
+    from avrec.run.validation import must_be_given
     from avrec.sweep import TRIAL
 
     try:
@@ -109,36 +107,26 @@ def user_errors_as_exit_codes(run_dir: str | Path | None = None) -> Iterator[Non
     except Exception as error:
         if type(error).__name__ == "MissingMandatoryValue":
             error = UserError(must_be_given(getattr(error, "full_key", "") or str(error).rpartition(" ")[2]))
-        said = str(error) if isinstance(error, UserError) else _no_place(error)
-        if said is None:
+        message = str(error) if isinstance(error, UserError) else _refused_file(error)
+        if message is None:
             raise
-        log.debug("%s", said, exc_info=True)
-        if run_dir is not None and _one_of_many():  # the others go on
-            raise UserError(said) from error
-        print(f"error: {said}", file=sys.stderr)
-        if run_dir is not None:
-            _remove_if_bare(Path(run_dir))
+        log.debug("%s", message, exc_info=True)
+        if is_job and _one_of_many():
+            raise UserError(message) from error
+        print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("stopped; what was prepared or saved is kept", file=sys.stderr)
         raise SystemExit(130) from None
 
 
-def _no_place(error: BaseException) -> str | None:
-    """What to say of a file that the system refuses; None: it is something else."""
-    full = os.strerror(errno.ENOSPC)
-    if full in str(error) and not isinstance(error, OSError):  # safetensors and polars have errors of their own
-        error = OSError(errno.ENOSPC, full)
-    while not isinstance(error, OSError) and error.__cause__:  # logging raises a ValueError from it
+def _refused_file(error: BaseException) -> str | None:
+    """The message for a file that the system does not open or write; None: it is another error."""
+    if isinstance(error.__cause__, OSError):  # logging raises a ValueError from it
         error = error.__cause__
-    if not isinstance(error, OSError) or isinstance(error, ConnectionError | TimeoutError):
-        return None
-    if not error.filename and error.errno != errno.ENOSPC:
-        return None
-    return (
-        f"{error.filename2 or error.filename or 'A file'} cannot be opened or written: {error.strerror}. If it is one "
-        "that the command writes, make room or give another place (hydra.run.dir, hydra.sweep.dir, cache_dir, out)."
-    )
+    if isinstance(error, OSError) and error.filename:
+        return f"Cannot open or write {error.filename2 or error.filename}: {error.strerror}."
+    return None
 
 
 def _one_of_many() -> bool:
@@ -146,12 +134,3 @@ def _one_of_many() -> bool:
     from omegaconf import OmegaConf
 
     return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
-
-
-def _remove_if_bare(run_dir: Path) -> None:
-    # A quarantine report is what the message refers to: it stays, and so does its folder.
-    if run_dir.is_dir() and {path.name for path in run_dir.iterdir()} <= {"log.txt", "config.yaml"}:
-        logging.shutdown()
-        for path in run_dir.iterdir():
-            path.unlink()
-        run_dir.rmdir()

@@ -20,7 +20,7 @@ def prepare(cfg: "DictConfig") -> None:
     from avrec.run.build import build_run
     from avrec.run.outputs import Timing
 
-    with user_errors_as_exit_codes(cfg.run_dir):
+    with user_errors_as_exit_codes(is_job=True):
         timing = Timing()
         with timing.part("prepare"):
             data = build_run(cfg).data

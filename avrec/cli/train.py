@@ -113,7 +113,7 @@ def trial_callbacks(cfg: "DictConfig") -> "list[pl.Callback]":
 
 def run(cfg: "DictConfig") -> float | None:
     """Train, and return the number that a sweep reads."""
-    with user_errors_as_exit_codes(cfg.run_dir):
+    with user_errors_as_exit_codes(is_job=True):
         metrics, _ = train(cfg)
     return metrics.get(cfg.monitor)
 

@@ -1,9 +1,9 @@
 """Bounds on what one file may cost: someone else's file must not take this machine's memory or time."""
 
 import hashlib
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 
-from avrec.errors import UserError
+from avrec.checked import Count, Positive, check_fields
 
 
 class UnusableError(Exception):
@@ -25,16 +25,14 @@ class Limits:
         UserError: a limit that is not above 0.
     """
 
-    pixels: int = 50_000_000
-    seconds: float = 6 * 3600
-    frames: int = 50_000
-    item_seconds: float = 120
-    memory_gib: float = 4
+    pixels: Count = 50_000_000
+    seconds: Positive = 6 * 3600
+    frames: Count = 50_000
+    item_seconds: Positive = 120
+    memory_gib: Positive = 4
 
     def __post_init__(self) -> None:
-        for limit in fields(self):
-            if not (value := getattr(self, limit.name)) > 0:
-                raise UserError(f"datamodule.prepare.limits.{limit.name}={value} is not possible. Give more than 0.")
+        check_fields(self)
 
     def check(self, name: str, value: float, what: str) -> None:
         """Refuse ``what`` with an ``UnusableError`` where ``value`` is above the limit ``name``."""

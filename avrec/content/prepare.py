@@ -6,15 +6,16 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from avrec.checked import Share, Whole, checked
 from avrec.content.items import DecodeFailure, RawItem
 from avrec.content.keys import FileDigests, source_keys
 from avrec.content.limits import Limits
 from avrec.content.preprocess import FrozenLayers, Preprocess
 from avrec.content.progress import progress
 from avrec.content.store import STORE_VERSION, ContentStore, PreparedModality, Row, shard_size
-from avrec.content.workers import EXECUTORS, FailuresByKey, PrepareJob, cut, process
+from avrec.content.workers import FailuresByKey, PrepareJob, cut, process
 from avrec.errors import UserError
 from avrec.io import digest, write_json
 
@@ -25,15 +26,16 @@ logger = logging.getLogger(__name__)
 FROZEN_BATCH = 64
 
 
+@checked
 def prepare_content(
     items: list[RawItem],
     preprocess: Preprocess,
     cache_dir: str | Path,
-    workers: int = 0,
-    max_failed_share: float = 0.05,
+    workers: Whole = 0,
+    max_failed_share: Share = 0.05,
     frozen: FrozenLayers | None = None,
     report: str | Path | None = None,
-    executor: str = "local",
+    executor: Literal["local", "ray"] = "local",
     limits: Limits | None = None,
 ) -> PreparedModality:
     """One modality of ``items``, from the cache where it holds it, else decoded and preprocessed now.
@@ -57,13 +59,6 @@ def prepare_content(
         UserError: more items failed than ``max_failed_share`` allows; an argument that is not possible; ``ray``
             without Ray.
     """
-    if workers < 0 or not 0 <= max_failed_share <= 1:
-        raise UserError(
-            f"workers={workers} and max_failed_share={max_failed_share} were given; give a number of processes "
-            "from 0, and a share from 0 to 1."
-        )
-    if executor not in EXECUTORS:
-        raise UserError(f"executor={executor} is not known. Give {' or '.join(EXECUTORS)}.")
     limits = limits or Limits()
     cache_dir = Path(cache_dir)
     settings = {"preprocess": preprocess.settings(), "request": asdict(preprocess.request())}

@@ -2,14 +2,16 @@
 
 import logging
 from dataclasses import dataclass
+from typing import Literal
 
 import polars as pl
 
+from avrec.checked import Whole, check_fields
 from avrec.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-SAME = ("keep", "first", "last", "sum")
+Same = Literal["keep", "first", "last", "sum"]
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,13 @@ class Cleaning:
     """
 
     min_feedback: float | None = None
-    duplicates: str = "last"
-    repeats: str = "keep"
-    min_per_user: int = 0
-    min_per_item: int = 0
+    duplicates: Same = "last"
+    repeats: Same = "keep"
+    min_per_user: Whole = 0
+    min_per_item: Whole = 0
 
     def __post_init__(self) -> None:
-        for name in ("duplicates", "repeats"):
-            if getattr(self, name) not in SAME:
-                raise UserError(f"data.clean.{name}={getattr(self, name)} is not known. Give one of {', '.join(SAME)}.")
-        for name in ("min_per_user", "min_per_item"):
-            if getattr(self, name) < 0:
-                raise UserError(f"data.clean.{name}={getattr(self, name)} is negative. Give 0 or more.")
+        check_fields(self)
 
     def __call__(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, list[Step]]:
         """The rows (user, item, time, feedback) that stay, in their order, and what each step did.

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from avrec.batch import Array, ItemBatch, UserBatch
+from avrec.checked import Count, Seed, Whole, checked
 from avrec.content.preprocess import ContentTable, FrozenLayers, PreparedContent, Preprocess
 from avrec.data.collate import Identity, ItemBatches, TrainBatches, UserBatches
 from avrec.data.held_out import history_rows, ranking_task
@@ -45,22 +46,19 @@ class TwoTowerData(pl.LightningDataModule):
     ITEMS_PER_BATCH = 256
     USERS_PER_BATCH = 512
 
+    @checked
     def __init__(
         self,
         catalogue: Catalogue,
         splitter: Splitter,
         prepare: Callable[..., PreparedContent],
-        users_per_batch: int = 64,
-        history_length: int = 50,
+        users_per_batch: Count = 64,
+        history_length: Count = 50,
         seen_filter: bool = True,
-        seed: int = 0,
-        loader_workers: int = 0,
+        seed: Seed = 0,
+        loader_workers: Whole = 0,
     ) -> None:
         super().__init__()
-        least = {"users_per_batch": 1, "history_length": 1, "loader_workers": 0}
-        for name, value in zip(least, (users_per_batch, history_length, loader_workers), strict=True):
-            if value < least[name]:
-                raise UserError(f"datamodule.{name}={value} is not possible. Give a number of at least {least[name]}.")
         self.catalogue = catalogue
         self.prepare = prepare
         self.users_per_batch = users_per_batch

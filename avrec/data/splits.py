@@ -1,23 +1,20 @@
 """Splits: which interaction is for training, validation and test."""
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
+from annotated_types import Interval
 
 from avrec.batch import Array
+from avrec.checked import Seed, check_fields
 from avrec.data.tables import Catalogue
 from avrec.errors import UserError
 
 TRAIN, VAL, TEST = 0, 1, 2
 ROLES = {"train": TRAIN, "val": VAL, "test": TEST}
-CHOICES = {
-    "by": ("random", "published", "first_seen"),
-    "candidates": ("cold", "all"),
-    "history": ("past", "all"),
-    "of": ("user", "all"),
-}
-"""What the splitters' arguments of these names may be."""
+OpenShare = Annotated[float, Interval(gt=0, lt=1)]
+History = Literal["past", "all"]
 
 
 @dataclass(frozen=True)
@@ -58,16 +55,11 @@ class _Checked:
     """
 
     def __post_init__(self) -> None:
+        check_fields(self)
         given = vars(self)
-        for name in given.keys() & CHOICES.keys():
-            if given[name] not in CHOICES[name]:
-                raise UserError(f"split.{name}={given[name]} is not known. Give one of {', '.join(CHOICES[name])}.")
         val, test = given.get("val_share", 0.1), given.get("test_share", 0.1)
-        if val <= 0 or test <= 0 or val + test >= 1:
-            raise UserError(
-                f"split.val_share={val} and split.test_share={test} are not possible. Both must be above 0 and their "
-                "sum below 1."
-            )
+        if val + test >= 1:
+            raise UserError(f"`val_share` + `test_share` must be below 1; got {val} and {test}.")
 
 
 class LeaveLastOut:
@@ -103,8 +95,8 @@ class Temporal(_Checked):
         test_share: share of the interactions after the second.
     """
 
-    val_share: float = 0.1
-    test_share: float = 0.1
+    val_share: OpenShare = 0.1
+    test_share: OpenShare = 0.1
 
     def __call__(self, catalogue: Catalogue) -> Split:
         """Roles of the rows of ``catalogue.log``.
@@ -148,12 +140,12 @@ class ColdItems(_Checked):
         seed: of ``by=random``.
     """
 
-    by: str = "random"
-    val_share: float = 0.1
-    test_share: float = 0.2
-    candidates: str = "cold"
-    history: str = "past"
-    seed: int = 0
+    by: Literal["random", "published", "first_seen"] = "random"
+    val_share: OpenShare = 0.1
+    test_share: OpenShare = 0.2
+    candidates: Literal["cold", "all"] = "cold"
+    history: History = "past"
+    seed: Seed = 0
 
     def __call__(self, catalogue: Catalogue) -> Split:
         """Roles of the rows of ``catalogue.log``.
@@ -217,11 +209,11 @@ class Random(_Checked):
         seed: another seed, other rows. The order of the rows in the file does not matter.
     """
 
-    val_share: float = 0.1
-    test_share: float = 0.1
-    of: str = "user"
-    history: str = "past"
-    seed: int = 0
+    val_share: OpenShare = 0.1
+    test_share: OpenShare = 0.1
+    of: Literal["user", "all"] = "user"
+    history: History = "past"
+    seed: Seed = 0
 
     def __call__(self, catalogue: Catalogue) -> Split:
         """Roles of the rows of ``catalogue.log``."""
@@ -251,7 +243,7 @@ class Given(_Checked):
         history: ``past``: rows up to the first that is to be found; ``all``: all rows of earlier roles.
     """
 
-    history: str = "past"
+    history: History = "past"
 
     def __call__(self, catalogue: Catalogue) -> Split:
         """Roles of the rows of ``catalogue.log``.

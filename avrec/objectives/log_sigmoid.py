@@ -1,12 +1,13 @@
 """The default objective: log-sigmoid with its zero terms."""
 
-import math
+from typing import Annotated
 
+from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from avrec.errors import UserError
+from avrec.checked import Positive, checked
 from avrec.objectives.pairs import Pairs
 
 
@@ -32,15 +33,9 @@ class LogSigmoid(nn.Module):
         UserError: beta or zero_weight is out of range.
     """
 
-    def __init__(self, beta: float = 1.0, zero_weight: float = 1.0) -> None:
+    @checked
+    def __init__(self, beta: Annotated[float, Interval(gt=0, le=1)] = 1.0, zero_weight: Positive = 1.0) -> None:
         super().__init__()
-        if not 0 < beta <= 1:
-            raise UserError(f"objective.beta={beta} is out of range. Give a number in (0, 1]; 1 is plain log-sigmoid.")
-        if not 0 < zero_weight < math.inf:
-            raise UserError(
-                f"objective.zero_weight={zero_weight} is not possible. Give a finite number above 0: without negatives "
-                "the best model is one whose scores are all infinite."
-            )
         self.beta = beta
         self.zero_weight = zero_weight
         # Else σ(score) is another number, which only ranks.

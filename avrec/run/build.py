@@ -12,9 +12,10 @@ from omegaconf import DictConfig
 
 from avrec.batch import MODALITIES
 from avrec.errors import UserError
-from avrec.run.config import building, check_settings, instantiate
+from avrec.run.config import instantiate
 from avrec.run.measure import Asked, Validate, read_columns
 from avrec.run.redact import hidden
+from avrec.run.validation import validate
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -54,17 +55,14 @@ def build_module(cfg: DictConfig, data: "TwoTowerData", validate: Callable[..., 
             log.info("no item has %s: its encoder is left out", modality)
             continue
         encoders[modality] = instantiate(node, modality)
-        with building(modality):
-            if modality == "identity":
-                encoders[modality] = encoders[modality](num_items=len(catalogue.items))
-            elif by_number:
-                encoders[modality] = encoders[modality](root=catalogue.root)
+        if modality == "identity":
+            encoders[modality] = encoders[modality](num_items=len(catalogue.items))
+        elif by_number:
+            encoders[modality] = encoders[modality](root=catalogue.root)
     fusion = instantiate(cfg.fusion, "fusion")
-    with building("item_tower"):
-        item_tower = instantiate(cfg.item_tower, "item_tower")(encoders=encoders, fusion=fusion)
+    item_tower = instantiate(cfg.item_tower, "item_tower")(encoders=encoders, fusion=fusion)
     columns = UserColumns(catalogue.category_sizes, catalogue.user_numbers.shape[1])
-    with building("user_tower"):
-        user_tower = instantiate(cfg.user_tower, "user_tower")(columns=columns, num_users=len(catalogue.user_ids))
+    user_tower = instantiate(cfg.user_tower, "user_tower")(columns=columns, num_users=len(catalogue.user_ids))
     bias = -math.log(len(catalogue.items)) if cfg.score.bias is None else cfg.score.bias
     optimizer, scheduler = instantiate(cfg.optimizer, "optimizer"), instantiate(cfg.scheduler, "scheduler")
     module = TwoTowerModule(
@@ -76,8 +74,7 @@ def build_module(cfg: DictConfig, data: "TwoTowerData", validate: Callable[..., 
         scheduler,
         validate,
     )
-    with building("optimizer and scheduler"):  # before anything is written
-        scheduler(optimizer(module), total_steps=100)
+    scheduler(optimizer(module), total_steps=100)  # what they refuse, they refuse before anything is written
     data.connect(item_tower.parts())
     return module
 
@@ -149,7 +146,7 @@ class Run(NamedTuple):
 
 def build_run(cfg: "DictConfig") -> Run:
     """The pieces of a config; content is not prepared yet, since weights may bring a tokenizer."""
-    check_settings(cfg)
+    validate(cfg)
     source = build_source(cfg)
     data = build_data(cfg, source)
     read_columns(data, Asked.of(cfg.evaluation))
@@ -157,8 +154,8 @@ def build_run(cfg: "DictConfig") -> Run:
     import pytorch_lightning as pl
 
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    validate = Validate(data.tasks["val"], cfg.evaluation.validate)
-    module = build_module(cfg, data, validate)
+    measured = Validate(data.tasks["val"], cfg.evaluation.validate)
+    module = build_module(cfg, data, measured)
     if "diversity" in cfg.evaluation.metrics and module.item_tower.modalities == ["identity"]:
         raise UserError(
             "evaluation.metrics: diversity compares what items are, and no encoder reads content. Leave it out."

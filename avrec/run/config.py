@@ -7,84 +7,67 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, errors
+from omegaconf import DictConfig, OmegaConf
 
 from avrec.errors import UserError
-from avrec.run.measure import check_baselines
 from avrec.run.redact import hidden
+from avrec.run.validation import CONF as CONF
+from avrec.run.validation import REQUIRED, validate_node
 
-_PACKAGE = Path(__file__).resolve().parent.parent
-CONF = next((path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir()), _PACKAGE / "conf")
-"""The config groups: in the wheel beside the code, in a checkout beside the package."""
-
-_PIECES = (
-    *("data", "split", "datamodule", "fusion", "item_tower", "user_tower", "score", "objective", "optimizer"),
-    *("scheduler", "trainer", "evaluation", "monitor", "seed"),
-)
 _OF_RUN = "It must be as train.py wrote it: take it from a backup, or train again."
 
 
-def must_be_given(key: str) -> str:
-    """The message for a value that has no default."""
-    return f"{key} must be given and is not. Add {key}=VALUE to the command."
+# Their refusals of what a config names are a user's mistake; any other exception is a developer's.
+_LIBRARIES = ("pytorch_lightning", "lightning_fabric", "optuna", "wandb", "mlflow")
 
 
 def instantiate(node: Any, where: str, **more: Any) -> Any:
     """Build what a config node names, with ``more`` that the config cannot hold; ``where`` is its key, for messages.
 
     Raises:
-        UserError: whatever the constructor refuses, a missing package, a value that must be given.
+        UserError: an argument that does not fit the target's signature, a missing package, or a value that Lightning
+            or another library refuses. A constructor's own exception passes through, with its traceback.
     """
     import hydra
     from hydra.errors import InstantiationException
 
+    resolved = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    partial = isinstance(resolved, dict) and resolved.get("_partial_")
+    validate_node(resolved, where, None if partial else list(more))
     try:
-        with building(where):
-            if not more:
-                return hydra.utils.instantiate(node)
-            # Not handed to Hydra: it would turn dataclasses into configs.
-            return hydra.utils.instantiate(node, _partial_=True)(**more)
-    except errors.MissingMandatoryValue as error:
-        raise UserError(must_be_given(error.full_key or where)) from error
-    except InstantiationException as error:
-        cause = error.__cause__
-        while isinstance(cause, InstantiationException):
+        if not more:
+            return hydra.utils.instantiate(node)
+        # Not handed to Hydra: it would turn dataclasses into configs.
+        return hydra.utils.instantiate(node, _partial_=True)(**more)
+    except Exception as error:
+        cause: BaseException = error
+        while isinstance(cause, InstantiationException) and cause.__cause__:
             cause = cause.__cause__
-        if isinstance(cause, UserError):
-            raise cause from None
-        if isinstance(cause, errors.MissingMandatoryValue):
-            raise UserError(must_be_given(cause.full_key or where)) from error
-        if isinstance(cause, ImportError) or "Error locating target" in str(error):
-            extra = f"pip install 'avrec[{where.rpartition('.')[2]}]'" if "." in where else "make pretrained"
-            raise UserError(f"{where}: {_target_of(error)} Install its package: {extra}.") from error
-        raise UserError(_cannot_be(where, cause or error)) from error
+        refused = (str(resolved.get("_target_")), type(cause).__module__) if isinstance(resolved, dict) else ()
+        if not isinstance(cause, UserError) and any(name.startswith(_LIBRARIES) for name in refused):
+            raise UserError(_invalid(where, cause)) from error
+        if cause is error:
+            raise
+        raise cause from None
 
 
 @contextmanager
-def building(where: str) -> Iterator[None]:
-    """A constructor's complaint about what it was given under the key ``where``, as a user's mistake.
+def third_party(where: str) -> Iterator[None]:
+    """A block of calls to another library: what it refuses is a mistake in what was given under the key ``where``.
 
     Raises:
         UserError: in place of whatever the block raises.
     """
-    from hydra.errors import InstantiationException
-
     try:
         yield
-    except (UserError, InstantiationException, errors.OmegaConfBaseException):
+    except UserError:
         raise
-    except Exception as error:  # torch, transformers, timm and Lightning each refuse in their own way
-        raise UserError(_cannot_be(where, error)) from error
+    except Exception as error:
+        raise UserError(_invalid(where, error)) from error
 
 
-def _cannot_be(where: str, error: BaseException) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{where} cannot be built from what was given: {reason} Look at its file in conf/ for what it takes."
-
-
-def _target_of(error: Exception) -> str:
-    found = re.search(r"'([\w.]+)'", str(error))
-    return f"{found.group(1)} cannot be imported." if found else str(error).splitlines()[0]
+def _invalid(where: str, error: BaseException) -> str:
+    return f"Invalid `{where}`: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
 
 
 def save(cfg: DictConfig, path: Path) -> None:
@@ -135,7 +118,9 @@ def _read_run(path: Path) -> DictConfig:
         cfg = OmegaConf.load(path)
     except Exception as error:  # what is no YAML makes its readers raise nearly anything
         raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}. {_OF_RUN}") from error
-    missing = [key for key in _PIECES if not isinstance(cfg, DictConfig) or key not in cfg]
+    missing = [
+        key for key in (*REQUIRED, "evaluation", "monitor", "seed") if not isinstance(cfg, DictConfig) or key not in cfg
+    ]
     if missing:
         raise UserError(f"{path} is not the config of a run: it has no {', no '.join(missing[:3])}. {_OF_RUN}")
     assert isinstance(cfg, DictConfig)
@@ -159,38 +144,6 @@ def check_run_dir(cfg: DictConfig) -> None:
     if HydraConfig.initialized() and Path(cfg.run_dir) != Path(HydraConfig.get().runtime.output_dir):
         raise UserError(
             f"run_dir={cfg.run_dir} would leave the log elsewhere. Give hydra.run.dir={cfg.run_dir} instead."
-        )
-
-
-def check_settings(cfg: DictConfig) -> None:
-    """Refuse what would only be found out at the end of an epoch, or of the run.
-
-    Raises:
-        UserError: a seed, metric, k or ``monitor`` that cannot work.
-    """
-    from avrec.evaluation.results import check_metrics
-
-    if not isinstance(cfg.seed, int) or cfg.seed < 0:
-        raise UserError(f"seed={cfg.seed} is not possible. Give a whole number from 0.")
-    for key, least in (("max_epochs", -1), ("accumulate_grad_batches", 1)):
-        if not isinstance(cfg.trainer[key], int) or cfg.trainer[key] < least:
-            raise UserError(f"trainer.{key}={cfg.trainer[key]} is not possible. Give a whole number from {least}.")
-    devices = cfg.trainer.devices
-    if (devices if isinstance(devices, int) else len(devices) if not isinstance(devices, str) else 1) != 1:
-        raise UserError(
-            f"trainer.devices={devices} is not possible yet: negatives are not gathered across processes. "
-            "Give trainer.devices=1, or [N] for the device of that number."
-        )
-    for key, example in (("validate", "[ndcg@10]"), ("ks", "[10]"), ("metrics", "[ndcg]"), ("baselines", "[]")):
-        if isinstance(given := cfg.evaluation[key], str | None):
-            raise UserError(f"evaluation.{key}={given} is not possible. Give a list: evaluation.{key}={example}.")
-    check_metrics(cfg.evaluation.metrics, cfg.evaluation.ks)
-    check_baselines(cfg.evaluation.baselines)
-    measured = list(cfg.evaluation.validate)
-    if str(cfg.monitor).removeprefix("val/") not in measured:
-        raise UserError(
-            f"monitor={cfg.monitor} is not measured: evaluation.validate has {', '.join(measured) or 'nothing'}. "
-            f"Give monitor=val/{[*measured, 'ndcg@10'][0]}, or add its metric to evaluation.validate."
         )
 
 

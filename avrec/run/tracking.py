@@ -66,12 +66,12 @@ def tracked(trainer: "pl.Trainer", config: Mapping[str, Any], data: Mapping[str,
     Raises:
         UserError: a tracker cannot start.
     """
-    from avrec.run.config import building
+    from avrec.run.config import third_party
 
     failed, begun = True, list[Any]()
     try:
         for logger in list[Any](trainer.loggers):
-            with building(f"logger.{_kind(logger)}"):
+            with third_party(f"logger.{_kind(logger)}"):
                 logger.log_hyperparams({**config, "code": code_version(), "catalogue": dict(data)})
                 begun.append(logger)
                 if _kind(logger) == "wandb":

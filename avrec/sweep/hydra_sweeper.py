@@ -21,8 +21,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from avrec.errors import UserError
-from avrec.run.config import CONF
 from avrec.run.redact import masked
+from avrec.run.validation import CONF
 from avrec.sweep import TRIAL
 
 if TYPE_CHECKING:

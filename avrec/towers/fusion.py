@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from avrec.checked import Count, Rate, checked
+
 
 class ConcatFusion(nn.Module):
     """Concatenation and an MLP, added to the weighted mean: late fusion with interactions between modalities.
@@ -14,7 +16,8 @@ class ConcatFusion(nn.Module):
     What is missing enters as zeros, and the mask itself is read, so that "missing" differs from "zero".
     """
 
-    def __init__(self, modalities: int, dim: int, hidden: int = 256, dropout: float = 0.1) -> None:
+    @checked
+    def __init__(self, modalities: int, dim: int, hidden: Count = 256, dropout: Rate = 0.1) -> None:
         super().__init__()
         self.options = {"hidden": hidden, "dropout": dropout}
         self.mlp = nn.Sequential(
@@ -62,7 +65,8 @@ class GatedFusion(nn.Module):
 class AttentionFusion(nn.Module):
     """Self-attention (``heads`` must divide D) among an item's modalities, read by a learned query."""
 
-    def __init__(self, modalities: int, dim: int, heads: int = 4) -> None:
+    @checked
+    def __init__(self, modalities: int, dim: int, heads: Count = 4) -> None:
         super().__init__()
         self.options = {"heads": heads}
         self.kind_MD = nn.Parameter(torch.randn(modalities, dim) * 0.02)

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.compiler import is_exporting
 
+from avrec.checked import Count, Rate, Whole, checked
 from avrec.errors import UserError
 
 TIME_BUCKETS = 32
@@ -30,12 +31,13 @@ class HistoryAttention(nn.Module):
         dropout: on attention output and feed-forward output.
     """
 
+    @checked
     def __init__(
-        self, dim: int = 64, depth: int = 2, heads: int = 2, max_history: int = 50, dropout: float = 0.1
+        self, dim: Count = 64, depth: Whole = 2, heads: Count = 2, max_history: Count = 50, dropout: Rate = 0.1
     ) -> None:
         super().__init__()
-        if dim < 1 or heads < 1 or dim % heads:
-            raise UserError(f"user_tower.attention.heads={heads} must divide dim={dim}. Give other numbers.")
+        if dim % heads:
+            raise UserError(f"`user_tower.attention.heads` must divide dim={dim}; got {heads}.")
         self.options = {"depth": depth, "heads": heads, "max_history": max_history, "dropout": dropout}
         self.empty_history = nn.Parameter(torch.randn(dim) * dim**-0.5)
         self.max_history = max_history

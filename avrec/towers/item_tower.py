@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from avrec.batch import MODALITIES, Array, ItemBatch
+from avrec.checked import Count, Rate, checked
 from avrec.errors import UserError
 from avrec.towers.encoders.base import Encoder
 
@@ -68,12 +69,13 @@ class ItemTower(nn.Module):
         UserError: there is no encoder, or one of an unknown modality.
     """
 
+    @checked
     def __init__(
         self,
         encoders: Mapping[str, Encoder | None],
         fusion: Callable[[int, int], nn.Module],
-        dim: int = 64,
-        modality_dropout: float = 0.1,
+        dim: Count = 64,
+        modality_dropout: Rate = 0.1,
         normalize: bool = True,
     ) -> None:
         super().__init__()
@@ -82,10 +84,6 @@ class ItemTower(nn.Module):
         if unknown or not chosen:
             given = f"unknown modalities {sorted(unknown)}" if unknown else "no encoder"
             raise UserError(f"The item tower was given {given}. It needs one or more of {', '.join(MODALITIES)}.")
-        if not 0 <= modality_dropout < 1:
-            raise UserError(
-                f"item_tower.modality_dropout={modality_dropout} is not possible. Give a share from 0 to below 1."
-            )
         self.encoders = nn.ModuleDict(chosen)
         self.project = nn.ModuleDict()
         for name, encoder in chosen.items():

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from avrec.checked import Count, Rate, Whole, checked
+
 
 class NCF(nn.Module):
     """Neural collaborative filtering's two branches (He et al. 2017, section 3.4) on the user's side.
@@ -20,8 +22,9 @@ class NCF(nn.Module):
         dropout: after each hidden layer.
     """
 
+    @checked
     def __init__(
-        self, dim: int = 64, columns: int = 0, hidden: Sequence[int] = (128, 64), dropout: float = 0.1
+        self, dim: Count = 64, columns: Whole = 0, hidden: Sequence[Count] = (128, 64), dropout: Rate = 0.1
     ) -> None:
         super().__init__()
         self.options = {"hidden": list(hidden), "dropout": dropout}

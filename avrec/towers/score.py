@@ -1,12 +1,11 @@
 """The score: the product of the towers' outputs."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from avrec.errors import UserError
+from avrec.checked import Positive, checked
 
 
 class Score(nn.Module):
@@ -22,10 +21,11 @@ class Score(nn.Module):
         lowest: the temperature is kept above it.
     """
 
-    def __init__(self, temperature: float = 0.1, bias: float = 0.0, learned: bool = True, lowest: float = 0.01) -> None:
+    @checked
+    def __init__(
+        self, temperature: Positive = 0.1, bias: float = 0.0, learned: bool = True, lowest: Positive = 0.01
+    ) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise UserError(f"score.temperature={temperature} is not possible. Give a number above 0, such as 0.1.")
         self.log_temperature = nn.Parameter(torch.tensor(float(temperature)).log(), requires_grad=learned)
         self.bias = nn.Parameter(torch.tensor(float(bias)), requires_grad=learned)
         self.lowest = lowest

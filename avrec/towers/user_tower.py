@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from avrec.batch import UserBatch
+from avrec.checked import Count, Share, checked
 from avrec.towers.history import HistoryAttention
 from avrec.towers.ncf import NCF
 
@@ -54,14 +55,15 @@ class UserTower(Queries):
         normalize: L2-normalise the query.
     """
 
+    @checked
     def __init__(
         self,
         attention: Callable[..., HistoryAttention],
         ncf: Callable[..., NCF],
         columns: UserColumns,
         num_users: int,
-        dim: int = 64,
-        unknown_rate: float = 0.3,
+        dim: Count = 64,
+        unknown_rate: Share = 0.3,
         normalize: bool = True,
     ) -> None:
         super().__init__()
@@ -98,7 +100,8 @@ class UserVector(Queries):
     Row 0 of the table, zeros, is the unknown user. User columns are not read.
     """
 
-    def __init__(self, columns: UserColumns, num_users: int, dim: int = 64) -> None:
+    @checked
+    def __init__(self, columns: UserColumns, num_users: int, dim: Count = 64) -> None:
         super().__init__()
         self.user_table = nn.Embedding(num_users + 1, dim, padding_idx=0)
         nn.init.normal_(self.user_table.weight[1:], std=dim**-0.5)

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from avrec.errors import UserError
+from avrec.checked import Positive, Rate, Share, checked
 from avrec.towers.encoders.base import Encoder
 
 
@@ -51,13 +52,14 @@ def _parts(model: nn.Module) -> dict[int, str]:
     return part_of
 
 
+@checked
 def adamw(
     model: nn.Module,
-    lr: float = 5e-3,
-    encoder_lr: float = 5e-4,
-    pretrained_lr: float = 5e-5,
-    weight_decay: float = 0.05,
-    betas: tuple[float, float] = (0.9, 0.98),
+    lr: Positive = 5e-3,
+    encoder_lr: Positive = 5e-4,
+    pretrained_lr: Positive = 5e-5,
+    weight_decay: Annotated[float, Ge(0)] = 0.05,
+    betas: tuple[Rate, Rate] = (0.9, 0.98),
 ) -> torch.optim.AdamW:
     """AdamW over ``param_groups``.
 
@@ -71,22 +73,15 @@ def adamw(
         weight_decay: of matrices.
         betas: of AdamW.
     """
-    for name, rate in (("lr", lr), ("encoder_lr", encoder_lr), ("pretrained_lr", pretrained_lr)):
-        if not (isinstance(rate, int | float) and 0 < rate < math.inf):
-            raise UserError(f"optimizer.{name}={rate} is not possible. Give a number above 0, such as 1e-3.")
     groups = param_groups(model, {"tower": lr, "encoder": encoder_lr, "pretrained": pretrained_lr}, weight_decay)
     return torch.optim.AdamW(groups, lr=lr, betas=(float(betas[0]), float(betas[1])))
 
 
+@checked
 def warmup_cosine(
-    optimizer: torch.optim.Optimizer, total_steps: int, warmup_share: float = 0.05, floor: float = 0.05
+    optimizer: torch.optim.Optimizer, total_steps: int, warmup_share: Share = 0.05, floor: Share = 0.05
 ) -> LambdaLR:
     """Linear warm-up over a share of the optimizer's steps, then a cosine down to ``floor`` × the learning rate."""
-    if not 0 <= warmup_share <= 1 or not 0 <= floor <= 1:
-        raise UserError(
-            f"scheduler.warmup_share={warmup_share} and scheduler.floor={floor} are not possible. "
-            "Give shares from 0 to 1."
-        )
     # A share of few steps is next to nothing, and a first step at the full rate throws a small catalogue back.
     warmup = max(1, round(total_steps * warmup_share), min(10, total_steps // 4))
 

@@ -226,9 +226,9 @@ def test_loaders_leave_the_random_numbers_of_training_alone(workers):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"users_per_batch": 0}, r"users_per_batch=0 is not possible\. Give a number of at least 1"),
-        ({"history_length": -1}, r"history_length=-1 is not possible\. Give a number of at least 1"),
-        ({"loader_workers": -1}, r"loader_workers=-1 is not possible\. Give a number of at least 0"),
+        ({"users_per_batch": 0}, "`users_per_batch` must be an integer ≥ 1; got 0"),
+        ({"history_length": -1}, "`history_length` must be an integer ≥ 1; got -1"),
+        ({"loader_workers": -1}, "`loader_workers` must be an integer ≥ 0; got -1"),
         (
             {"catalogue": catalogue_of(rows=2)},
             r"val split has no user to ask for: the log has 30 interactions of 15 users",

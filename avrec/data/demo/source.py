@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from avrec.batch import Array
+from avrec.checked import Count, Seed, checked
 from avrec.content.progress import progress
 from avrec.data.demo.domains import DOMAINS
 from avrec.data.demo.media import item_rng, make_media
@@ -50,19 +51,18 @@ class DemoSource:
         UserError: where the domain is unknown or the numbers cannot go together.
     """
 
+    @checked
     def __init__(
         self,
         root: str | Path,
         domain: str = "film",
-        num_items: int = 600,
-        num_users: int = 2000,
-        num_interactions: int | None = None,
-        seed: int = 0,
+        num_items: Count = 600,
+        num_users: Count = 2000,
+        num_interactions: Count | None = None,
+        seed: Seed = 0,
     ) -> None:
         if domain not in DOMAINS:
             raise UserError(f"domain={domain!r} is not a demo domain: choose one of {', '.join(DOMAINS)}.")
-        if seed < 0:
-            raise UserError(f"seed={seed} is negative: give 0 or more.")
         self.root = Path(root).expanduser()
         self.domain = domain
         if num_interactions is None:

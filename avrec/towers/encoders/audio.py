@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.compiler import is_exporting
 
 from avrec.batch import Array
+from avrec.checked import Count, Positive, Whole, checked
 from avrec.content.items import Decoded, DecodeRequest, RawItem
 from avrec.content.preprocess import ArraySpec
 from avrec.towers.encoders.base import Encoder, cut_of
@@ -86,15 +87,16 @@ class AudioEncoder(Encoder):
 
     modality = "audio"
 
+    @checked
     def __init__(
         self,
-        sample_rate: int = 16000,
-        seconds: float = 10.0,
-        mels: int = 64,
-        hop: int = 512,
-        width: int = 64,
-        depth: int = 2,
-        heads: int = 4,
+        sample_rate: Count = 16000,
+        seconds: Positive = 10.0,
+        mels: Count = 64,
+        hop: Count = 512,
+        width: Count = 64,
+        depth: Whole = 2,
+        heads: Count = 4,
         trainable_layers: str | int = "all",
     ) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from avrec.batch import Array
+from avrec.checked import Count, checked
 from avrec.content.items import RawItem
 from avrec.errors import UserError
 from avrec.towers.encoders.base import Encoder
@@ -137,13 +138,14 @@ class FeaturesEncoder(Encoder):
         UserError: neither file nor width, a file that is no feature matrix, or a width that is not possible.
     """
 
+    @checked
     def __init__(
         self,
         modality: str,
         path: str | None = None,
         ids: str | None = None,
-        hidden: int | None = None,
-        width: int | None = None,
+        hidden: Count | None = None,
+        width: Count | None = None,
         root: str | Path = ".",
     ) -> None:
         super().__init__()
@@ -157,8 +159,6 @@ class FeaturesEncoder(Encoder):
             raise UserError(
                 f"{modality}.path must be given and is not. Add {modality}.path=FILE, an .npy file of N x F numbers."
             )
-        if hidden is not None and hidden < 1:
-            raise UserError(f"{modality}.hidden={hidden} is not possible. Give 1 or more, or null for no hidden layer.")
         self.width = width
         self.hidden = hidden
         self.pretrained = hidden is None

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from avrec.checked import Count, Share, Whole, checked
 from avrec.towers.encoders.base import Encoder
 
 
@@ -24,7 +25,8 @@ class IdentityEncoder(Encoder):
     modality = "identity"
     preprocess = None
 
-    def __init__(self, num_items: int, width: int = 64, unknown_rate: float = 0.2) -> None:
+    @checked
+    def __init__(self, num_items: Whole, width: Count = 64, unknown_rate: Share = 0.2) -> None:
         super().__init__()
         self.num_items = num_items
         self.out_dim = width

@@ -13,6 +13,7 @@ from torch.compiler import is_exporting
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, PreTrainedTokenizerFast
 
 from avrec.batch import Array
+from avrec.checked import Count, checked
 from avrec.content.items import Decoded, DecodeRequest, RawItem
 from avrec.content.preprocess import ArraySpec
 from avrec.errors import UserError
@@ -125,15 +126,16 @@ class TextEncoder(Encoder):
 
     modality = "text"
 
+    @checked
     def __init__(
         self,
         name: str | Path | None = None,
-        max_tokens: int = 64,
+        max_tokens: Count = 64,
         trainable_layers: str | int = "all",
-        width: int = 64,
-        depth: int = 2,
-        heads: int = 4,
-        vocab_size: int = 4096,
+        width: Count = 64,
+        depth: Count = 2,
+        heads: Count = 4,
+        vocab_size: Count = 4096,
         architecture: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()

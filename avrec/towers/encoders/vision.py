@@ -5,7 +5,7 @@ import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.compiler import is_exporting
 
 from avrec.batch import Array
+from avrec.checked import Count, Whole, checked
 from avrec.content.items import Decoded, DecodeRequest, RawItem
 from avrec.content.preprocess import ArraySpec
 from avrec.errors import UserError
@@ -113,20 +114,19 @@ class VisionEncoder(Encoder):
     mean: Tensor
     std: Tensor
 
+    @checked
     def __init__(
         self,
         name: str | None = None,
         weights: str | Path | None = None,
-        size: int = 48,
-        video_frames: int = 4,
-        fit_mode: str = "squash",
-        pooling: str = "attention",
+        size: Count = 48,
+        video_frames: Whole = 4,
+        fit_mode: Literal["squash", "crop"] = "squash",
+        pooling: Literal["attention", "mean"] = "attention",
         trainable_layers: str | int = "all",
-        train_frames: int = 0,
+        train_frames: Whole = 0,
     ) -> None:
         super().__init__()
-        if pooling not in ("attention", "mean"):
-            raise UserError(f"vision.pooling={pooling} is not known. Give 'attention' or 'mean'.")
         self.pretrained = name is not None and weights != "random"
         self.name = name
         self.network = _network(name, weights, size)

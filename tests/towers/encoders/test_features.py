@@ -223,7 +223,7 @@ def test_ids_are_not_unpickled(tmp_path: Path) -> None:
 
 def test_arguments_that_cannot_work(tmp_path: Path) -> None:
     saved(tmp_path, MATRIX)
-    with pytest.raises(UserError, match=r"text.hidden=0 is not possible. Give 1 or more, or null"):
+    with pytest.raises(UserError, match="`hidden` must be an integer ≥ 1 or null; got 0"):
         encoder_of(tmp_path, hidden=0)
     with pytest.raises(UserError, match="text.path must be given and is not. Add text.path=FILE"):
         FeaturesEncoder("text")

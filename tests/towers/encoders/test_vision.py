@@ -169,8 +169,8 @@ def test_running_statistics_of_pretrained_networks_stay() -> None:
         ),
         ({"trainable_layers": 0}, r"vision\.trainable_layers=0 is not possible"),
         ({"trainable_layers": "top"}, r"vision\.trainable_layers=top is not possible"),
-        ({"pooling": "max"}, r"vision\.pooling=max is not known\. Give 'attention' or 'mean'"),
-        ({"fit_mode": "stretch"}, r"vision\.fit_mode=stretch is not known"),
+        ({"pooling": "max"}, "`pooling` must be one of attention, mean; got max"),
+        ({"fit_mode": "stretch"}, "`fit_mode` must be one of squash, crop; got stretch"),
         ({"name": "no_such_network"}, r"vision\.name=no_such_network could not be loaded: .* Give a timm model name"),
     ],
 )
