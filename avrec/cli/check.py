@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
 def run(cfg: "DictConfig") -> None:
     """Check what a config names; print the report, write it, and exit with its status, or 2 after a mistake."""
-    from rich.console import Console
-
+    from avrec.cli.console import console
     from avrec.content.items import DecodeRequest
     from avrec.data.check.checks import check, inspect_all, sampled
     from avrec.data.check.report import show
@@ -45,7 +44,7 @@ def run(cfg: "DictConfig") -> None:
             None if cfg.text is None else cfg.text.get("max_tokens"),
             lambda items: inspect_all(sampled(items, cfg.media), request, cfg.workers) if any(reads.values()) else [],
         )
-        show(report, Console(width=None if sys.stdout.isatty() else 100, highlight=False))
+        show(report, console(100))
         if cfg.out is not None:
             out = Path(cfg.out)
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from avrec.batch import Array
 from avrec.errors import UserError
+from avrec.evaluation.evaluator import user_values
 from avrec.evaluation.metrics import METRICS
 from avrec.evaluation.ranking import Scorer
-from avrec.evaluation.results import user_values
 from avrec.evaluation.significance import LEVEL, holm, paired_test
 from avrec.evaluation.slices import Slice
 from avrec.ranking_task import RankingTask
@@ -120,7 +120,7 @@ def check_same_question(names: tuple[str, str], one: RankingTask, other: Ranking
     settings = {
         key: (one.protocol.get(key), other.protocol.get(key)) for key in dict.fromkeys([*one.protocol, *other.protocol])
     }
-    settings |= {"role": (one.split, other.split), "seen_filter": (one.seen_filter, other.seen_filter)}
+    settings |= {"evaluated split": (one.split, other.split), "seen_filter": (one.seen_filter, other.seen_filter)}
     differ = [f"{key} {mine} and {theirs}" for key, (mine, theirs) in settings.items() if mine != theirs]
     if not (np.array_equal(one.candidates_N, other.candidates_N) and np.array_equal(one.cold_N, other.cold_N)):
         differ.append("their candidates")

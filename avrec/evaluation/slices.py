@@ -4,7 +4,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Slice:
         candidates: "all", "cold", "some" where the task leaves warm items out, or "region=EU"; slices of the same
             candidates share one ranking.
         candidates_N: True where the item is one of them.
+        group: of a labelled slice, what the labels say: "history_length"; "" for any other.
+        label: its own label, such as "1-5".
     """
 
     name: str
@@ -40,11 +42,8 @@ class Slice:
     relevant: Ragged
     candidates: str
     candidates_N: Array
-
-    @property
-    def of_label(self) -> bool:
-        """Whether it is one of many, by a label of users or items."""
-        return ": " in self.name
+    group: str = ""
+    label: str = ""
 
 
 def slices_of(task: RankingTask) -> list[Slice]:
@@ -89,7 +88,7 @@ def candidate_slice(task: RankingTask, wanted: Mapping[str, Sequence[str]], labe
         allowed = {str(value) for value in values}
         keep_N &= np.fromiter((bool(allowed & _labels(given)) for given in label_N[column]), bool, len(keep_N))
     name = ", ".join(f"{column}={'|'.join(str(value) for value in values)}" for column, values in wanted.items())
-    name = name.replace(": ", ":")  # else it would be read as a label's
+    name = name.replace(": ", ":")  # in results without kinds, ": " marks a label
     rows, relevant = _restricted(task.relevant, keep_N)
     if len(rows) == 0:
         have = {c: sorted({one for row in label_N[c] for one in _labels(row)})[:MOST_NAMED] for c in wanted}
@@ -116,7 +115,7 @@ def user_slices(task: RankingTask, name: str, label_E: Any) -> list[Slice]:
     slices = []
     for label, rows_E in _by_label(label_E, len(task), f"{name}: evaluated users").items():
         rows = np.flatnonzero(rows_E)
-        slices.append(_slice(task, f"{name}: {label}", rows, task.relevant.take(rows)))
+        slices.append(_labelled(task, name, label, rows, task.relevant.take(rows)))
     return _large(slices)
 
 
@@ -131,7 +130,7 @@ def item_slices(task: RankingTask, name: str, label_N: Any) -> list[Slice]:
     """
     labels = _by_label(label_N, len(task.candidates_N), f"{name}: items")
     parts = ((label, *_restricted(task.relevant, keep_N)) for label, keep_N in labels.items())
-    return _large([_slice(task, f"{name}: {label}", rows, relevant) for label, rows, relevant in parts])
+    return _large([_labelled(task, name, label, rows, relevant) for label, rows, relevant in parts])
 
 
 def target_slices(task: RankingTask, name: str, label_J: Any) -> list[Slice]:
@@ -141,7 +140,7 @@ def target_slices(task: RankingTask, name: str, label_J: Any) -> list[Slice]:
     """
     labels = _by_label(label_J, len(task.relevant.values), f"{name}: relevant items")
     parts = ((label, *_kept(task.relevant, keep_J)) for label, keep_J in labels.items())
-    return _large([_slice(task, f"{name}: {label}", rows, relevant) for label, rows, relevant in parts])
+    return _large([_labelled(task, name, label, rows, relevant) for label, rows, relevant in parts])
 
 
 def length_labels(length_E: Any, ends: Sequence[int] = (5, 20, 50)) -> list[str]:
@@ -201,6 +200,10 @@ def _slice(task: RankingTask, name: str, rows: Array, relevant: Ragged) -> Slice
     every_N = np.asarray(task.candidates_N, dtype=bool)
     warm = (every_N & ~np.asarray(task.cold_N, dtype=bool)).any()
     return Slice(name, rows, relevant, "all" if every_N.all() else "some" if warm else "cold", every_N)
+
+
+def _labelled(task: RankingTask, group: str, label: str, rows: Array, relevant: Ragged) -> Slice:
+    return replace(_slice(task, f"{group}: {label}", rows, relevant), group=group, label=label)
 
 
 def _restricted(relevant: Ragged, keep_N: Array) -> tuple[Array, Ragged]:

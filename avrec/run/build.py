@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from avrec.batch import MODALITIES
 from avrec.errors import UserError
 from avrec.run.config import building, check_settings, instantiate
-from avrec.run.measure import Asked, Validate, read_columns
+from avrec.run.evaluation import EvaluationSpec, Validate, read_columns
 from avrec.run.redact import hidden
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def build_run(cfg: "DictConfig") -> Run:
     check_settings(cfg)
     source = build_source(cfg)
     data = build_data(cfg, source)
-    read_columns(data, Asked.of(cfg.evaluation))
+    read_columns(data, EvaluationSpec.of(cfg.evaluation))
     # Not sooner: it takes seconds, and a mistake in the data is said before.
     import pytorch_lightning as pl
 

@@ -2,6 +2,8 @@
 
 import importlib
 import re
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, errors
 
 from avrec.errors import UserError
-from avrec.run.measure import check_baselines
-from avrec.run.redact import hidden
+from avrec.run.redact import hidden, masked
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 CONF = next((path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir()), _PACKAGE / "conf")
@@ -162,13 +163,25 @@ def check_run_dir(cfg: DictConfig) -> None:
         )
 
 
+def command_line() -> str:
+    """The command that is running, without secrets; of a sweep's trial, the one that trains it alone."""
+    from hydra.core.hydra_config import HydraConfig
+
+    arguments = sys.argv[1:]
+    if HydraConfig.initialized() and {"-m", "--multirun"} & set(arguments):
+        arguments = list(HydraConfig.get().overrides.task)
+    name = Path(sys.argv[0]).name
+    return masked(f"{'python ' * name.endswith('.py')}{name} {shlex.join(arguments)}")
+
+
 def check_settings(cfg: DictConfig) -> None:
     """Refuse what would only be found out at the end of an epoch, or of the run.
 
     Raises:
         UserError: a seed, metric, k or ``monitor`` that cannot work.
     """
-    from avrec.evaluation.results import check_metrics
+    from avrec.evaluation.evaluator import check_metrics
+    from avrec.run.evaluation import check_baselines
 
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise UserError(f"seed={cfg.seed} is not possible. Give a whole number from 0.")

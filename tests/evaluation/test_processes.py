@@ -12,9 +12,9 @@ from torchmetrics.functional.retrieval import retrieval_normalized_dcg, retrieva
 from avrec.errors import UserError
 from avrec.evaluation.accumulators import RankingMetric
 from avrec.evaluation.baselines import PopularityScorer
+from avrec.evaluation.evaluator import evaluate
 from avrec.evaluation.metrics import METRICS
 from avrec.evaluation.ranking import EmbeddingScorer, find_hits, top_k
-from avrec.evaluation.results import evaluate
 from avrec.ranking_task import Ragged, RankingTask
 
 USERS, ITEMS, K = 1300, 90, 7

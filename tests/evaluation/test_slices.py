@@ -134,7 +134,7 @@ def test_a_region_equals_a_loop(make_task, seed):
             candidate_slice(task, *asked)
         return
     part = candidate_slice(task, *asked)
-    assert (part.name, part.candidates, part.of_label) == ("region=EU|UK, kind=film",) * 2 + (False,)
+    assert (part.name, part.candidates, part.group) == ("region=EU|UK, kind=film",) * 2 + ("",)
     assert part.candidates_N.tolist() == allowed
     assert {user: part.relevant[place].tolist() for place, user in enumerate(part.rows.tolist())} == wanted
 
