@@ -1,4 +1,4 @@
-"""Modality ablation without retraining: what a trained model knows with a modality hidden, and with it alone."""
+"""Modality ablation of a trained model, without retraining: each modality hidden, and each alone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from avrec.evaluation.results import MODEL, Kind, Result
 from avrec.ranking_task import RankingTask
 
 USERS = 512
-"""Whose scores the shares of variance are taken over, evenly spread."""
+"""Evenly spread users for the shares of variance."""
 
 Embed = Callable[[Array], tuple[Tensor, Tensor]]
 """Queries (E, D) and items (N, D) where only the modalities with True in ``keep_M`` are seen."""

@@ -1,4 +1,4 @@
-"""Scorers to stand beside the model; they run through the same ranking, masks and metrics."""
+"""Baseline scorers; they go through the same ranking, masks and metrics as the model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from avrec.ranking_task import RankingTask
 
 
 class PopularityScorer:
-    """The same score for everyone: how many interactions the item has, as far as known when asked."""
+    """The same score for everyone: the item's interactions known at the time of the ranking."""
 
     def __init__(self, popularity_N: Array) -> None:
         self.popularity_N = torch.from_numpy(np.asarray(popularity_N, dtype=np.float64))

@@ -28,9 +28,9 @@ def evaluate(
     """Rank the catalogue for every user of the task and measure all slices, each number with its interval.
 
     Args:
-        model: name to stand in the results.
-        scorer: gives the scores; model and baselines take the same road.
-        task: the question.
+        model: its name in the results.
+        scorer: of the model or a baseline.
+        task: users, candidates and held-out items.
         ks: the k of the metrics; the catalogue is ranked once for the largest.
         metrics: names from ``METRICS`` and ``LIST_METRICS``. "coverage" is one number over all users: its ends are
             its value, and its protocol says so.
@@ -59,7 +59,7 @@ def user_values(
     slices: Sequence[Slice] = (),
     item_ND: Array | None = None,
 ) -> list[tuple[Slice, dict[str, Array]]]:
-    """What ``evaluate`` takes means of: each metric for each user. Arguments and errors are those of ``evaluate``.
+    """Each metric for each user, of which ``evaluate`` takes the means. Arguments and errors are those of ``evaluate``.
 
     Returns:
         For each slice, by the metric's name such as "ndcg@10", the values of its users in the order of its rows,
@@ -67,7 +67,7 @@ def user_values(
     """
     check_metrics(metrics, ks)
     wanted = [(metric, k) for k in ks for metric in metrics]
-    # Lists say little of slices that are many and small, and the table of each is kept to one line per model.
+    # Labelled slices are many and small: one row per model.
     fewer = [(metric, ks[0]) for metric in metrics if metric in METRICS]
     parts = [(part, fewer if part.group else wanted) for part in (*slices_of(task), *slices)]
     rankings = {
@@ -102,10 +102,10 @@ def fast_metrics(scorer: Scorer, task: RankingTask, metrics_wanted: Iterable[str
 
 
 def check_metrics(metrics: Any, ks: Any) -> None:
-    """Refuse what cannot be measured.
+    """Check lists of metrics and ks.
 
     Raises:
-        UserError: no list, nothing in it, an unknown metric, or a k that is no whole number from 1.
+        UserError: no list, an empty one, an unknown metric, or a k that is no whole number from 1.
     """
     lists = not any(isinstance(given, str | int | float) for given in (metrics, ks))
     known = (
@@ -116,8 +116,8 @@ def check_metrics(metrics: Any, ks: Any) -> None:
     if not (known and len(metrics) and len(ks)):
         names = ", ".join([*METRICS, *LIST_METRICS])
         raise UserError(
-            f"metrics={metrics} at ks={ks} cannot be measured. Give one or more of {names}, and one or more "
-            "whole numbers from 1: metrics=[ndcg,recall] ks=[10,50]."
+            f"metrics must be a list of {names}, and ks a list of whole numbers from 1; got metrics={metrics} ks={ks}. "
+            "Example: metrics=[ndcg,recall] ks=[10,50]."
         )
 
 
@@ -170,8 +170,8 @@ def _parsed(name: str) -> tuple[str, str, int]:
     metric, _, k = name.removeprefix("cold/").partition("@")
     if not k.isdecimal():
         raise UserError(
-            f"the metric name {name!r} cannot be read; write {' or '.join(f'{m}@10' for m in METRICS)}, "
-            "with cold/ before it for the cold items."
+            f"A metric name must be METRIC@K or cold/METRIC@K, such as {', '.join(f'{m}@10' for m in METRICS)}; "
+            f"got {name!r}."
         )
     return "cold_items" if name.startswith("cold/") else "all", metric, int(k)
 

@@ -144,8 +144,8 @@ def read_results(path: str | Path) -> Report:
         return Report([_read(entry) for entry in report["results"]], report["timing"], report["data"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} cannot be read as results ({type(error).__name__}: {error}); it must be a JSON file with "
-            "results, timing and data, as write_results writes it."
+            f"{path} must be a JSON file with results, timing and data, as write_results writes it; it cannot be read "
+            f"as results ({type(error).__name__}: {error})."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The parts of a ranking task that are measured on their own."""
+"""Slices: the parts of a ranking task that are evaluated on their own."""
 
 import math
 import re
@@ -14,11 +14,11 @@ from avrec.errors import UserError
 from avrec.ranking_task import Ragged, RankingTask
 
 FEWEST = 5
-"""Users of a labelled slice: the mean of fewer says nothing."""
+"""Users of a labelled slice, at least."""
 
 DECILES = 10
 MOST_NAMED = 12
-"""Values of a column that a message names."""
+"""Values of a column in an error message, at most."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,17 @@ class Slice:
 def slices_of(task: RankingTask) -> list[Slice]:
     """The slices that the task has users for.
 
-    "all" is the task itself. "cold_items" are the users with a cold relevant item, asked for those only, among all
-    candidates: does a new item get through between the known ones? "cold_candidates" asks the same of the same users
-    among the cold candidates only: are the new items told apart? The latter two are there only where some user has
-    a cold relevant item, and not where all candidates of the task are cold: "all" is both of them then.
+    "all" is the task itself. "cold_items" has the users with a cold relevant item, and only these items as relevant,
+    ranked among all candidates. "cold_candidates" has the same users and items, ranked among the cold candidates. The
+    latter two exist only where some user has a cold relevant item and some candidate is warm.
 
     Raises:
         UserError: the task has no users.
     """
     if len(task) == 0:
         raise UserError(
-            f"the {task.split} split has no users to rank for (left out: {task.dropped or 'none'}); at least one is "
-            "needed. Widen the split or loosen its filters."
+            f"The {task.split} split has no users (dropped: {task.dropped or 'none'}). Widen the split or loosen its "
+            "filters."
         )
     cold_N = np.asarray(task.cold_N, dtype=bool)
     whole = _slice(task, "all", np.arange(len(task)), task.relevant)
@@ -72,8 +71,7 @@ def slices_of(task: RankingTask) -> list[Slice]:
 
 
 def candidate_slice(task: RankingTask, wanted: Mapping[str, Sequence[str]], label_N: Mapping[str, Any]) -> Slice:
-    """The task among the items that have certain values, those of a region, say: the users who have a relevant item
-    among these candidates, asked for those.
+    """The task with the items of certain values as candidates: the users with a relevant item among them.
 
     Args:
         task: the question.
@@ -81,7 +79,7 @@ def candidate_slice(task: RankingTask, wanted: Mapping[str, Sequence[str]], labe
         label_N: by column, each item's value, or a tuple of values.
 
     Raises:
-        UserError: no user has one.
+        UserError: there is no such user.
     """
     keep_N = np.asarray(task.candidates_N, dtype=bool).copy()
     for column, values in wanted.items():
@@ -93,15 +91,15 @@ def candidate_slice(task: RankingTask, wanted: Mapping[str, Sequence[str]], labe
     if len(rows) == 0:
         have = {c: sorted({one for row in label_N[c] for one in _labels(row)})[:MOST_NAMED] for c in wanted}
         raise UserError(
-            f"evaluation.candidates: {name} leaves {int(keep_N.sum())} candidates, and no user of the {task.split} "
-            "split is looking for one of them. Give other values: "
+            f"evaluation.candidates must include a held-out item; of the {int(keep_N.sum())} candidates with {name}, "
+            f"none is one of the {task.split} split. Values: "
             f"{'; '.join(f'{c} has ' + (', '.join(values) or 'none') for c, values in have.items())}."
         )
     return Slice(name, rows, relevant, name, keep_N)
 
 
 def user_slices(task: RankingTask, name: str, label_E: Any) -> list[Slice]:
-    """Split the task's users by a label, one per evaluated user: for whom does the model work?
+    """Split the task's users by a label, one per evaluated user.
 
     Labels may be of any kind, a tuple is several; None, NaN and "" are none.
 
@@ -120,7 +118,7 @@ def user_slices(task: RankingTask, name: str, label_E: Any) -> list[Slice]:
 
 
 def item_slices(task: RankingTask, name: str, label_N: Any) -> list[Slice]:
-    """Split what is to be found by a label of the items, one per item of the catalogue: what does the model find?
+    """Split the held-out items by a label of the items, one per item of the catalogue.
 
     Labels, slices and errors are as in ``user_slices``.
 
@@ -134,7 +132,7 @@ def item_slices(task: RankingTask, name: str, label_N: Any) -> list[Slice]:
 
 
 def target_slices(task: RankingTask, name: str, label_J: Any) -> list[Slice]:
-    """Split what is to be found by a label of each (user, relevant item) pair: how long ago it happened, say.
+    """Split the held-out items by a label of each (user, relevant item) pair, such as its age.
 
     As ``item_slices``, with one label per value of ``task.relevant``.
     """
@@ -226,10 +224,7 @@ def _by_label(labels: Any, expected: int, what: str) -> dict[str, Array]:
     """By label, in order: True where the row has it."""
     given = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
     if len(given) != expected:
-        raise UserError(
-            f"{what}: {len(given)} labels were given for {expected}; there must be one for each, "
-            "with None for those that have none."
-        )
+        raise UserError(f"{what}: {len(given)} labels were given for {expected}; there must be one for each, or None.")
     found: defaultdict[str, Array] = defaultdict(lambda: np.zeros(expected, dtype=bool))
     for row, label in enumerate(given):
         for name in _labels(label):

@@ -161,7 +161,7 @@ def build_run(cfg: "DictConfig") -> Run:
     module = build_module(cfg, data, validate)
     if "diversity" in cfg.evaluation.metrics and module.item_tower.modalities == ["identity"]:
         raise UserError(
-            "evaluation.metrics: diversity compares what items are, and no encoder reads content. Leave it out."
+            "evaluation.metrics: diversity needs an encoder that reads content. Remove it from the metrics."
         )
     # The copy shares what content is prepared with: a tokenizer is learned, or comes with weights, later than this.
     shared = {id(encoder.preprocess): encoder.preprocess for encoder in module.item_tower.encoders.values()}
