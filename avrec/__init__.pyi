@@ -4,9 +4,10 @@ from .data.sources.folder import FolderSource
 from .data.splits import ColdItems, Given, LeaveLastOut, Random, Temporal
 from .data.tables import Catalogue
 from .errors import UserError
+from .evaluation.evaluator import evaluate
 from .evaluation.metrics import METRICS
 from .evaluation.ranking import EmbeddingScorer, top_k
-from .evaluation.results import Result, evaluate
+from .evaluation.results import Result
 from .export.item_tower import ExportedItemTower, export_item_tower, load_item_tower
 from .export.user_tower import ExportedUserTower, export_user_tower, load_user_tower
 from .objectives.bpr import BPR

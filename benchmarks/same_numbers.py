@@ -24,7 +24,7 @@ def values(path: Path) -> dict[str, float]:
     """A results file as one flat mapping: model, split, slice and metric to value and interval."""
     found = {}
     for row in json.loads(path.read_text(encoding="utf-8"))["results"]:
-        name = " / ".join(str(row.get(key)) for key in ("model", "split", "kind", "slice", "metric") if row.get(key))
+        name = " / ".join(str(row.get(key)) for key in ("model", "split", "slice", "metric") if row.get(key))
         found |= {f"{name} / {key}": row[key] for key in ("value", "low", "high", "users") if key in row}
     return found
 

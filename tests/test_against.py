@@ -1,6 +1,7 @@
 """evaluate.py against=: two checkpoints of one catalogue are compared user by user; others are refused first."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from avrec.cli.evaluate import evaluate, names_of
+from avrec.cli.console import show_comparison
 from avrec.errors import UserError
-from avrec.run import build, config, measure
+from avrec.evaluation.comparison import Comparison
+from avrec.run import build, config, evaluation
+from avrec.run.comparison import names_of
+from evaluate import evaluate
 
 SMALL = [
     *("text=none", "vision=none", "audio=none", "logger=none", "trainer.accelerator=cpu", "dim=16"),
@@ -69,7 +73,7 @@ def test_two_runs_are_compared(ours: Path, checkpoint: Any, capsys: pytest.Captu
         assert 0 < one["p"] <= one["p_holm"] <= 1
         for which, found in means.items():
             assert one[which] == found[one["slice"], "ndcg@3"]
-        # In words: the whole, and what can be told.
+        # As sentences: the whole, and the significant differences.
         assert (one["sentence"] in shown) == (one["slice"] == "all" or one["p_holm"] < 0.05)
 
 
@@ -77,6 +81,20 @@ def test_a_run_against_itself_is_no_different(ours: Path) -> None:
     for one in measured(ours, f"against={ours}")["comparison"]:
         assert (one["difference"], one["p"], one["p_holm"]) == (0, 1, 1)
         assert one["a"] == str(ours)
+
+
+def test_the_table_is_short_and_the_sentences_come_first(capsys: pytest.CaptureFixture[str]) -> None:
+    one = Comparison("A", "B", "test", "all", "ndcg@3", 9, 0.5, 0.5, 0.0, -0.1, 0.1, 1.0, 1.0)
+    slices = [replace(one, slice=f"x: {n}", p_holm=0.001 if n == 59 else 1.0) for n in range(60)]
+    show_comparison([one, *slices], Path("evaluation.json"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == one.sentence
+    assert lines[1] == slices[-1].sentence
+    assert "59 more slices" in lines[2]
+    rows = [line for line in lines if "ndcg@3" in line and line not in (one.sentence, slices[-1].sentence)]
+    assert len(rows) == 25
+    assert "x: 59" in rows[-1]
+    assert lines[-1] == "36 more rows: evaluation.json"
 
 
 def test_names_tell_checkpoints_apart() -> None:
@@ -93,21 +111,21 @@ def test_names_tell_checkpoints_apart() -> None:
     ("theirs", "overrides", "message"),
     [
         (["data.seed=1"], [], "was trained on other items, users or interactions than ckpt="),
-        (["datamodule.seen_filter=false"], [], "not asked the same: they differ in seen_filter True and False"),
+        (["datamodule.seen_filter=false"], [], "differ in seen_filter True and False"),
         (["split=random"], [], "was trained on other items"),
-        ([], ["metrics=[novelty]"], "do not tell which of two models is better"),
-        (None, [], r"against=.* is not a file\. Give another run's checkpoint"),
+        ([], ["metrics=[novelty]"], "A comparison needs at least one of the metrics"),
+        (None, [], "against must be another run's checkpoint, .* is no file"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
     ours: Path, checkpoint: Any, theirs: list[str] | None, overrides: list[str], message: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(measure, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(evaluation, "measure", lambda *_: pytest.fail("measured"))
     other = ours.parent / "missing.ckpt" if theirs is None else checkpoint("theirs", *theirs)
     with pytest.raises(UserError, match=message):
         measured(ours, f"against={other}", *overrides)
 
 
 def test_a_split_that_is_not_there_is_refused_first() -> None:
-    with pytest.raises(UserError, match=r"role=tst is no split .* Give role=test or role=val"):
-        measured(Path("RUN/checkpoints/best.ckpt"), "role=tst")
+    with pytest.raises(UserError, match="eval_split must be test or val; got tst"):
+        measured(Path("RUN/checkpoints/best.ckpt"), "eval_split=tst")

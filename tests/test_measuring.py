@@ -1,4 +1,4 @@
-"""avrec.run.measure: which baselines stand beside a model, and what they know."""
+"""avrec.run.evaluation: which baselines stand beside a model, and what they know."""
 
 import logging
 from dataclasses import replace
@@ -12,9 +12,9 @@ import torch
 from avrec.errors import UserError
 from avrec.evaluation import neighbours
 from avrec.evaluation.baselines import RandomScorer
-from avrec.evaluation.results import evaluate
+from avrec.evaluation.evaluator import evaluate
 from avrec.run import build
-from avrec.run.measure import Asked, Baselines, more_slices, read_columns
+from avrec.run.evaluation import Baselines, EvaluationSpec, more_slices, read_columns
 
 
 @pytest.fixture
@@ -24,9 +24,13 @@ def run(compose_cfg: Any) -> Any:
     return found
 
 
+def baselines_of(names: Any, run: Any) -> Baselines:
+    return Baselines(names, run.data, run.source, run.untrained)
+
+
 def test_baselines_know_what_the_histories_know(run: Any) -> None:
     data, task = run.data, run.data.tasks["test"]
-    scorers = dict(Baselines(Baselines.NAMES, run).scorers("test"))
+    scorers = dict(baselines_of(Baselines.NAMES, run).scorers("test"))
     popularity = scorers["popularity"](np.arange(1))[0].numpy()
     np.testing.assert_array_equal(popularity, task.popularity_N)
     log, known = data.catalogue.log, data.split.role < 2
@@ -40,19 +44,19 @@ def test_baselines_know_what_the_histories_know(run: Any) -> None:
 
 
 def test_content_knn_reads_the_encoders_as_they_were_before_training(run: Any) -> None:
-    before = dict(Baselines(["content_knn"], run).scorers("test"))
+    before = dict(baselines_of(["content_knn"], run).scorers("test"))
     assert set(before) >= {"content_knn", "content_knn_text", "content_knn_vision", "content_knn_audio"}
     with torch.no_grad():
         for parameter in run.module.parameters():
             parameter.add_(1.0)
-    after = dict(Baselines(["content_knn"], run).scorers("test"))
+    after = dict(baselines_of(["content_knn"], run).scorers("test"))
     assert torch.equal(before["content_knn"].item_ND, after["content_knn"].item_ND)
 
 
 def test_too_many_items_leave_out_what_needs_a_square_of_them(run: Any, monkeypatch: Any, caplog: Any) -> None:
     monkeypatch.setattr(neighbours, "MOST_ITEMS", 10)
     with caplog.at_level(logging.INFO):
-        names = [name for name, _ in Baselines(["ease", "item_knn", "random"], run).scorers("test")]
+        names = [name for name, _ in baselines_of(["ease", "item_knn", "random"], run).scorers("test")]
     assert "ease" not in names
     assert "random" in names
     assert "baseline ease is left out for 32 items" in caplog.text
@@ -64,8 +68,8 @@ def test_measuring_by_columns_candidates_and_time(run: Any) -> None:
     themes = data.catalogue.item_columns.columns
     regions = pl.DataFrame({"region": ["EU|UK", "US"] * (len(data.catalogue.items) // 2)})
     data.catalogue = replace(data.catalogue, item_columns=regions, user_columns=data.catalogue.user_columns)
-    asked = Asked("test", [10], ["ndcg", "diversity"], ["items.region"], {"region": ["UK"]})
-    found = {part.name: part for part in more_slices(data, asked)}
+    spec = EvaluationSpec("test", [10], ["ndcg", "diversity"], ["items.region"], {"region": ["UK"]})
+    found = {part.name: part for part in more_slices(data, spec)}
     assert found["region=UK"].candidates_N.tolist() == [True, False] * (len(data.catalogue.items) // 2), themes
     assert {"items.region: EU", "items.region: UK", "items.region: US"} <= set(found)
     # Time since the split, against a loop over the log's rows.
@@ -82,10 +86,8 @@ def test_measuring_by_columns_candidates_and_time(run: Any) -> None:
         wanted = {(user, item) for user, item, day in expected if int(low) <= day < float(high or "inf")}
         users = task.user_index_E[part.rows]
         assert {(int(u), int(i)) for place, u in enumerate(users) for i in part.relevant[place]} == wanted
-    vectors_ND = Baselines([], run).vectors_ND
-    results = evaluate(
-        "random", RandomScorer(task, len(regions)), task, [10], asked.metrics, found.values(), vectors_ND
-    )
+    vectors_ND = baselines_of([], run).vectors_ND
+    results = evaluate("random", RandomScorer(task, len(regions)), task, [10], spec.metrics, found.values(), vectors_ND)
     assert {r.metric for r in results if r.slice == "region=UK"} == {"ndcg@10", "diversity@10"}
     assert {r.protocol["candidate_items"] for r in results if r.slice == "region=UK"} == {len(regions) // 2}
 
@@ -94,14 +96,14 @@ def test_measuring_by_columns_candidates_and_time(run: Any) -> None:
     ("asked", "message"),
     [
         ({"slices": ["items.nothing"]}, "evaluation.slices: there is no column items.nothing"),
-        ({"slices": "items.theme"}, "cannot be read. Give a list of columns"),
+        ({"slices": "items.theme"}, "slices must be a list of columns"),
         ({"candidates": {"region": "EU"}}, "evaluation.candidates: there is no column items.region"),
-        ({"candidates": {"region": None}}, "region=None names no value"),
+        ({"candidates": {"region": None}}, "needs one or more values of region; got region=None"),
     ],
 )
 def test_columns_that_are_not_there_are_refused(run: Any, asked: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        read_columns(run.data, Asked.of({"ks": [10], "metrics": ["ndcg"], **asked}))
+        read_columns(run.data, EvaluationSpec.of({"ks": [10], "metrics": ["ndcg"], **asked}))
 
 
 @pytest.mark.parametrize(("given", "left"), [(True, [1, 0]), ("true", [1, 0]), (1000001, [0, 1]), ("AC/DC", [1, 0])])
@@ -111,13 +113,13 @@ def test_candidates_of_any_kind_of_value(run: Any, given: Any, left: list[int]) 
     table = pl.DataFrame({name: values * half for name, values in columns.items()})
     run.data.catalogue = replace(run.data.catalogue, item_columns=table)
     name = "artist" if given == "AC/DC" else "id" if isinstance(given, int) and given > 1 else "flag"
-    asked = Asked("test", [10], ["ndcg"], [], {name: given})
-    _, (part,) = read_columns(run.data, asked)
+    spec = EvaluationSpec("test", [10], ["ndcg"], [], {name: given})
+    _, (part,) = read_columns(run.data, spec)
     assert part.candidates_N.tolist() == [bool(one) for one in left] * half
-    assert not part.of_label
-    with pytest.raises(UserError, match="Give other values: artist has AC, AC/DC, Blur: live, DC"):
-        read_columns(run.data, asked._replace(candidates={"artist": "Abba"}))
-    assert not read_columns(run.data, asked._replace(candidates={"artist": "Blur: live"}))[1][0].of_label
+    assert part.group == ""
+    with pytest.raises(UserError, match="Values: artist has AC, AC/DC, Blur: live, DC"):
+        read_columns(run.data, spec._replace(candidates={"artist": "Abba"}))
+    assert read_columns(run.data, spec._replace(candidates={"artist": "Blur: live"}))[1][0].group == ""
 
 
 def test_histories_younger_than_the_target_say_nothing_of_the_time_since(run: Any, compose_cfg: Any) -> None:
@@ -127,7 +129,7 @@ def test_histories_younger_than_the_target_say_nothing_of_the_time_since(run: An
     users = np.repeat(task.user_index_E, np.diff(task.relevant.starts))
     last = [known.time[known.starts[u] : known.starts[u + 1]].max(initial=-np.inf) for u in users]
     later = sum(bool(np.isfinite(t) and when >= t) for t, when in zip(last, task.relevant_time, strict=True))
-    parts = more_slices(found.data, Asked("test", [10], ["ndcg"], [], {}))
+    parts = more_slices(found.data, EvaluationSpec("test", [10], ["ndcg"], [], {}))
     measured = sum(len(p.relevant.values) for p in parts if p.name.startswith("days_since_last"))
     assert measured <= later < len(users)
 
@@ -135,5 +137,5 @@ def test_histories_younger_than_the_target_say_nothing_of_the_time_since(run: An
 def test_diversity_without_content_is_refused_before_training(compose_cfg: Any) -> None:
     cfg = compose_cfg("evaluation.metrics=[ndcg,diversity]")
     cfg.text = cfg.vision = cfg.audio = None
-    with pytest.raises(UserError, match="diversity compares what items are, and no encoder reads content"):
+    with pytest.raises(UserError, match="diversity needs an encoder that reads content"):
         build.build_run(cfg)

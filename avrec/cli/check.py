@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
 def run(cfg: "DictConfig") -> None:
     """Check what a config names; print the report, write it, and exit with its status, or 2 after a mistake."""
-    from rich.console import Console
-
+    from avrec.cli.console import console
     from avrec.content.items import DecodeRequest
     from avrec.data.check.checks import check
     from avrec.data.check.media import inspect_all, sampled
@@ -48,7 +47,7 @@ def run(cfg: "DictConfig") -> None:
             lambda items: inspect_all(sampled(items, cfg.media), request, cfg.workers) if any(reads.values()) else [],
             token_counter(cfg.text),
         )
-        show(report, Console(width=None if sys.stdout.isatty() else 100, highlight=False))
+        show(report, console(100))
         if cfg.out is not None:
             write_json(Path(cfg.out), report.as_json(), readable=True)
             print(f"written: {cfg.out}", file=sys.stderr)

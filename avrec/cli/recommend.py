@@ -1,6 +1,5 @@
 """avrec recommend: the best items for a user, or the users for new items (conf/recommend.yaml)."""
 
-import sys
 from typing import TYPE_CHECKING
 
 from avrec.cli.main import command, user_errors_as_exit_codes
@@ -11,8 +10,7 @@ if TYPE_CHECKING:
 
 def run(cfg: "DictConfig") -> None:
     """Recommend, print."""
-    from rich.console import Console
-
+    from avrec.cli.console import console
     from avrec.errors import UserError
     from avrec.retrieval.recommend import Recommender, audience_table, recommended_table
     from avrec.run.config import as_given, checkpoint_of, one_of
@@ -22,19 +20,19 @@ def run(cfg: "DictConfig") -> None:
         asked = one_of(cfg, "user", "history", "items")
         if not isinstance(cfg.k, int) or cfg.k < 1:
             raise UserError(f"k must be a whole number from 1; got {cfg.k}.")
-        console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+        out = console()
         restored = of_checkpoint(checkpoint_of(cfg), cfg.data.root)
         recommender = Recommender(restored.data, restored.module, restored.cfg.data.get("columns"))
         if asked == "items":
             audiences, told = recommender.audiences(str(cfg["items"]), cfg.k)
-            console.print(audience_table(audiences, cfg.k))
+            out.print(audience_table(audiences, cfg.k))
             for reason in told:
                 print(reason)
         elif asked == "user":
-            console.print(recommended_table(recommender.for_user(as_given(cfg, "user"), cfg.k)))
+            out.print(recommended_table(recommender.for_user(as_given(cfg, "user"), cfg.k)))
         else:
             history = as_given(cfg, "history").strip("[]").split(",")
-            console.print(recommended_table(recommender.for_history([item.strip() for item in history], cfg.k)))
+            out.print(recommended_table(recommender.for_history([item.strip() for item in history], cfg.k)))
 
 
 def main() -> int:

@@ -31,8 +31,9 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
     Raises:
         UserError: something that was given cannot work; the message says what to do.
     """
+    from avrec.cli.console import show_results
     from avrec.evaluation.results import write_results
-    from avrec.run import build, config, export, measure, outputs, restore, tracking
+    from avrec.run import build, config, evaluation, export, outputs, restore, tracking
 
     timing = outputs.Timing()
     config.check_run_dir(cfg)
@@ -46,7 +47,8 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
                     restore.check_resumable(cfg, module, data)
                 data.prepare_data()
                 trainer = build.build_trainer(cfg, trial_callbacks(cfg))
-                baselines = measure.Baselines(cfg.evaluation.baselines, run, trainer.strategy.root_device)
+                device = trainer.strategy.root_device
+                baselines = evaluation.Baselines(cfg.evaluation.baselines, data, run.source, run.untrained, device)
             config.save(cfg, run_dir / "config.yaml")
             counts, fingerprint = outputs.data_summary(data), data.fingerprint["catalogue"]
             tracking_stack.enter_context(
@@ -54,22 +56,22 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
             )
             best_value = fit(cfg, trainer, run, timing)
             with timing.part("test"):
-                asked = measure.Asked.of(cfg.evaluation)
-                results = measure.measure(trainer, module, data, baselines, asked)
+                spec = evaluation.EvaluationSpec.of(cfg.evaluation)
+                results = evaluation.measure(trainer, module, data, baselines, spec)
                 if cfg.evaluation.ablation:
-                    results += measure.ablate(module, data, asked)
+                    results += evaluation.ablate(module, data, spec)
             with timing.part("export"):
                 written = [result.as_dict() for result in results]
                 export.export_run(run, {"item_tower": run_dir / "item_tower"}, results=written)
                 outputs.write_embeddings(module, data, run_dir / "embeddings")
-        summary = counts | measure.check_health(module, data)
+        summary = counts | evaluation.check_health(module, data)
         write_results(run_dir / "metrics.json", results, timing.seconds, summary)
-        measure.show(results)
+        show_results(results)
         if cfg.report:
             outputs.write_report(run, results, run_dir, run_dir / "report.html", timing, summary)
         log.info("%s", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in timing.seconds.items()))
         log.info("run folder: %s", run_dir)
-        metrics = measure.by_name(results)
+        metrics = evaluation.by_name(results)
         tracking.send(trainer, run_dir, results, metrics, fingerprint, cfg.artifacts_mib)
     if best_value is not None:
         metrics[cfg.monitor] = best_value

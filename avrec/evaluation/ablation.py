@@ -1,21 +1,20 @@
-"""Modality ablation without retraining: what a trained model knows with a modality hidden, and with it alone."""
+"""Modality ablation of a trained model, without retraining: each modality hidden, and each alone."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from avrec.batch import Array
+from avrec.evaluation.evaluator import evaluate
 from avrec.evaluation.ranking import EmbeddingScorer
-from avrec.evaluation.results import Result, evaluate
+from avrec.evaluation.results import MODEL, Kind, Result
 from avrec.ranking_task import RankingTask
 
 USERS = 512
-"""Whose scores the shares of variance are taken over, evenly spread."""
-
-VARIANCE = "score_variance/"
+"""Evenly spread users for the shares of variance."""
 
 Embed = Callable[[Array], tuple[Tensor, Tensor]]
 """Queries (E, D) and items (N, D) where only the modalities with True in ``keep_M`` are seen."""
@@ -38,32 +37,33 @@ def ablation(
     results: list[Result] = []
     changes = []
     for name, only_M in zip(names, only_MM, strict=True):
-        hidden = embed(~only_M)
-        changes.append(float((whole_BN - _scores(*hidden, task.candidates_N)).var(1).mean()))
-        for label, vectors in ((f"avrec without {name}", hidden), (f"avrec, {name} alone", embed(only_M))):
-            results += evaluate(label, EmbeddingScorer(*vectors), task, ks, metrics)
-    whole, protocol = results[0].slice, {**results[0].protocol, "interval": "none"}
+        without, alone = embed(~only_M), embed(only_M)
+        changes.append(float((whole_BN - _scores(*without, task.candidates_N)).var(1).mean()))
+        views: tuple[tuple[Kind, str, tuple[Tensor, Tensor]], ...] = (
+            ("without", f"{MODEL} without {name}", without),
+            ("alone", f"{MODEL}, {name} alone", alone),
+        )
+        for kind, model, vectors in views:
+            found = evaluate(model, EmbeddingScorer(*vectors), task, ks, metrics)
+            results += [replace(result, kind=kind, modality=name) for result in found]
+    first, total = results[0], max(sum(changes), 1e-12)
     for name, change in zip(names, changes, strict=True):
-        metric, share = f"{VARIANCE}{name}", change / max(sum(changes), 1e-12)
-        results.append(Result("avrec", task.split, whole, metric, share, share, share, len(whole_BN), protocol))
+        share = change / total
+        results.append(
+            replace(
+                first,
+                model=MODEL,
+                metric=f"score_variance/{name}",
+                value=share,
+                low=share,
+                high=share,
+                users=len(whole_BN),
+                protocol={**first.protocol, "interval": "none"},
+                kind="variance_share",
+                modality=name,
+            )
+        )
     return results
-
-
-class Parts(NamedTuple):
-    """Results apart: the models side by side, the model with modalities hidden, and the shares of variance."""
-
-    whole: list[Result]
-    hidden: list[Result]
-    shares: list[Result]
-
-
-def apart(results: Sequence[Result]) -> Parts:
-    """Take what ``ablation`` adds out of a run's results: it is the model once more, and no baseline."""
-    parts = Parts([], [], [])
-    for result in results:
-        is_share, is_hidden = result.metric.startswith(VARIANCE), result.model.startswith(("avrec ", "avrec,"))
-        (parts.shares if is_share else parts.hidden if is_hidden else parts.whole).append(result)
-    return parts
 
 
 def _scores(query_ED: Tensor, item_ND: Tensor, candidates_N: Array) -> Tensor:

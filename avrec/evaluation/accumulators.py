@@ -1,4 +1,4 @@
-"""Means over users that are gathered batch by batch, in one process or in many."""
+"""Means over users, accumulated batch by batch in one or more processes."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ class RankingMetric(Metric):
     def __init__(self, name: str, k: int) -> None:
         super().__init__()
         if name not in METRICS or k < 1:
-            raise UserError(f"{name}@{k} is not known. Give one of {', '.join(METRICS)}, and k from 1.")
+            raise UserError(f"The metric must be one of {', '.join(METRICS)}, and k at least 1; got {name}@{k}.")
         self.name, self.k = name, k
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("users", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")

@@ -1,4 +1,4 @@
-"""Two runs against each other: the same users, slice by slice, each difference tested and said in words."""
+"""Comparison of two models over the same users, slice by slice, with a significance test of each difference."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,22 +11,22 @@ from rich.text import Text
 
 from avrec.batch import Array
 from avrec.errors import UserError
+from avrec.evaluation.evaluator import user_values
 from avrec.evaluation.metrics import METRICS
 from avrec.evaluation.ranking import Scorer
-from avrec.evaluation.results import user_values
 from avrec.evaluation.significance import LEVEL, holm, paired_test
 from avrec.evaluation.slices import Slice
 from avrec.ranking_task import RankingTask
 
 
 class Contender(NamedTuple):
-    """A model, by the name that stands in the results, with the question it answers."""
+    """A model, by its name in the results, and its task."""
 
     name: str
     scorer: Scorer
     task: RankingTask
     slices: Sequence[Slice] = ()
-    """More than ``slices_of(task)``."""
+    """Beside ``slices_of(task)``."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Comparison:
 
     Attributes:
         a: name of the first model; ``b`` is the second's, and split, slice and metric are as in a ``Result``.
-        users: how many both were asked for.
+        users: evaluated with both.
         value_a: the first model's mean over them.
         value_b: the second model's mean over them.
         difference: the first minus the second; ``low`` and ``high`` are the ends of its bootstrap interval.
         p: of the two-sided sign-flip test of this slice alone.
-        p_holm: of a slice, corrected for how many this metric was compared on; of all users, ``p``.
+        p_holm: of a slice, Holm-corrected over the slices of this metric; of all users, ``p``.
     """
 
     a: str
@@ -63,7 +63,7 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        """Who is better, by how much and how surely; the p is the corrected one."""
+        """The better model, the size of the difference, and the corrected p."""
         place, p = f"on {self.slice} ({self.metric})", "p<.001" if self.p_holm < 0.001 else f"p={_short(self.p_holm)}"
         if self.p_holm > 1 - LEVEL:
             size = f"{_short(self.difference, '+')} [{_short(self.low)}, {_short(self.high)}]"
@@ -78,14 +78,14 @@ def compare(
 ) -> list[Comparison]:
     """Compare two models user by user on each slice that both have.
 
-    Users are matched by their index in the catalogue; those that only one of the two was asked for are left out.
-    Metrics that are not in ``METRICS`` have no better and are passed over.
+    Users are matched by their index in the catalogue, and left out where only one model has them. Metrics outside
+    ``METRICS``, which have no best value, are skipped.
 
     Returns:
         One comparison per slice and metric, in this order.
 
     Raises:
-        UserError: the tasks do not ask the same, share no user, or no metric can be compared.
+        UserError: the tasks differ or share no user, or no metric can be compared.
     """
     metrics = comparable(metrics)
     check_same_question((a.name, b.name), a.task, b.task)
@@ -106,39 +106,39 @@ def compare(
 
 
 def comparable(metrics: Sequence[str]) -> list[str]:
-    """The metrics of which more is better; a ``UserError`` where there is none."""
+    """The metrics of which higher is better; a ``UserError`` where there is none."""
     found = [name for name in metrics if name in METRICS]
     if not found:
         raise UserError(
-            f"metrics={list(metrics)} do not tell which of two models is better. Give some of {', '.join(METRICS)}."
+            f"A comparison needs at least one of the metrics {', '.join(METRICS)}; got metrics={list(metrics)}."
         )
     return found
 
 
 def check_same_question(names: tuple[str, str], one: RankingTask, other: RankingTask) -> None:
-    """Refuse to compare two models' answers to different questions, with a ``UserError`` that says how they differ."""
+    """Raise a ``UserError`` that names the differences, unless both tasks rank for the same protocol and users."""
     settings = {
         key: (one.protocol.get(key), other.protocol.get(key)) for key in dict.fromkeys([*one.protocol, *other.protocol])
     }
-    settings |= {"role": (one.split, other.split), "seen_filter": (one.seen_filter, other.seen_filter)}
+    settings |= {"evaluated split": (one.split, other.split), "seen_filter": (one.seen_filter, other.seen_filter)}
     differ = [f"{key} {mine} and {theirs}" for key, (mine, theirs) in settings.items() if mine != theirs]
     if not (np.array_equal(one.candidates_N, other.candidates_N) and np.array_equal(one.cold_N, other.cold_N)):
         differ.append("their candidates")
     _, rows, others = np.intersect1d(one.user_index_E, other.user_index_E, assume_unique=True, return_indices=True)
     mine, theirs = one.relevant.take(rows), other.relevant.take(others)
     if len(rows) == 0:
-        differ.append("their users: none is in both")
+        differ.append("their users: they share none")
     elif not (np.array_equal(mine.starts, theirs.starts) and np.array_equal(mine.values, theirs.values)):
-        differ.append("what their users are to be found")
+        differ.append("their held-out items")
     if differ:
         raise UserError(
-            f"{names[0]} and {names[1]} are not asked the same: they differ in {'; '.join(differ)}. "
-            "Compare runs of the same catalogue, split and seen filter."
+            f"Both runs must have the same catalogue, split and seen filter; {names[0]} and {names[1]} differ in "
+            f"{'; '.join(differ)}."
         )
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """Comparisons of two models to print: a line per slice and metric, the difference bold where it is one."""
+    """A table to print: a row per slice and metric, significant differences bold."""
     first = comparisons[0]
     a, b = escape(first.a), escape(first.b)
     level = f"{LEVEL:.0%}".replace("%", " %")
@@ -176,7 +176,7 @@ def _one(a: Contender, b: Contender, name: str, metric: str, a_E: Array, b_E: Ar
 
 
 def _corrected(found: list[Comparison]) -> list[Comparison]:
-    """The slices of one metric are one family of questions; all users together are the question that was asked."""
+    """Correct over the slices of each metric; the comparison over all users is the primary one and stays as it is."""
     corrected: dict[int, float] = {}
     for metric in dict.fromkeys(one.metric for one in found):
         family = [place for place, one in enumerate(found) if one.metric == metric and one.slice != "all"]

@@ -1,4 +1,4 @@
-"""Is a model well? Numbers that fall ill before the metrics do, and what they mean in words."""
+"""Early-warning diagnostics of a model: collapse, drift, popularity bias, calibration."""
 
 import numpy as np
 import torch
@@ -11,13 +11,13 @@ from avrec.evaluation.ranking import EmbeddingScorer, top_k
 from avrec.ranking_task import RankingTask
 
 SAMPLE = 4096
-"""Rows that pairwise numbers are taken over, evenly spread: their cost grows with the square."""
+"""Rows, evenly spread, for pairwise numbers, whose cost is quadratic."""
 COLLAPSED = 0.1
 ALIKE = 0.9
 OFF = 2.0
-"""A factor between promised and observed choices that is too large."""
+"""Factor between predicted and observed choices that warrants a warning."""
 FASHION = 0.25
-"""How much more popular than what people choose, as a percentile, recommendations may be."""
+"""Excess popularity of recommendations over held-out items, in percentiles, that warrants a warning."""
 BIASED_K = 10
 _BINS = 121
 _CHUNK = 512
@@ -66,7 +66,7 @@ def alignment(query_ED: Tensor, item_ND: Tensor, user_P: Array, item_P: Array) -
         UserError: no pair.
     """
     if not len(user_P):
-        raise UserError("alignment needs at least one pair of a query and its item.")
+        raise UserError("alignment needs at least one pair of a query and its item; got none.")
     query, item = query_ED[torch.as_tensor(user_P)], item_ND[torch.as_tensor(item_P)]
     cosine = torch.nn.functional.cosine_similarity(query.double(), item.double(), dim=1)
     return float((2 - 2 * cosine).mean())
@@ -88,7 +88,7 @@ def drift(before_ND: Tensor, item_ND: Tensor) -> dict[str, float]:
     """How far the catalogue's embeddings have moved from one validation to the next.
 
     ``item_drift`` is 1 minus the mean cosine of each item with itself before; ``item_norm_drift`` the change of the
-    mean norm, as a share of what it was. Large numbers late in training: what is stored of the items is soon old.
+    mean norm, relative. Large values late in training: stored item embeddings age fast.
 
     >>> drift(torch.eye(2), 3 * torch.eye(2))
     {'item_drift': 0.0, 'item_norm_drift': 2.0}
@@ -109,21 +109,20 @@ def popularity_bias(query_ED: Tensor, item_ND: Tensor, task: RankingTask) -> dic
 
 
 def calibration(query_ED: Tensor, item_ND: Tensor, bias: float, task: RankingTask) -> dict[str, float]:
-    """Whether σ(score) is the probability that it promises: that an item is what the user chooses next.
+    """How well σ(score) predicts the probability that an item is the user's next choice.
 
-    Each user chooses once; who chose several relevant items, each of them in part. Over the candidates, less
-    those that a user has seen where these are filtered:
+    Each user makes one choice, shared equally by the relevant items. Over the candidates, without seen items under the
+    seen filter:
 
-    - ``calibration_ratio``: what is promised, the sum of σ(score), by what is observed. 1 is right, 2 promises twice
-      as many choices as there are.
-    - ``calibration_error``: the share of the promised and the observed mass that would have to move between scores
-      for both to agree, in bins one unit of score wide: 0 (right) to 1. The expected calibration error of Naeini et
-      al. (2015), with bins in log-odds since nearly all probabilities are near 0, by the total mass.
+    - ``calibration_ratio``: predicted choices, the sum of σ(score), over observed ones. Ideal: 1.
+    - ``calibration_error``: the share of predicted and observed mass that must move between scores for both to agree,
+      in bins one unit of score wide: 0 (ideal) to 1. The expected calibration error of Naeini et al. (2015), with bins
+      in log-odds since nearly all probabilities are near 0, divided by the total mass.
 
     ``query_ED`` are divided by the temperature; ``bias`` is the score's.
     """
     share_J = np.repeat(1 / np.diff(task.relevant.starts), np.diff(task.relevant.starts))
-    promised, observed = torch.zeros(_BINS, dtype=torch.float64), torch.zeros(_BINS, dtype=torch.float64)
+    predicted, observed = torch.zeros(_BINS, dtype=torch.float64), torch.zeros(_BINS, dtype=torch.float64)
     candidates_N = torch.from_numpy(np.asarray(task.candidates_N, dtype=bool))
     scorer = EmbeddingScorer(query_ED, item_ND)
     for start in range(0, len(task), _CHUNK):
@@ -134,19 +133,19 @@ def calibration(query_ED: Tensor, item_ND: Tensor, bias: float, task: RankingTas
         seen, relevant = task.seen.take(rows), task.relevant.take(rows)
         if task.seen_filter:
             mass_BN[seen.rows(), seen.values] = 0
-        promised += torch.bincount(bin_BN.flatten(), mass_BN.flatten(), minlength=_BINS)
+        predicted += torch.bincount(bin_BN.flatten(), mass_BN.flatten(), minlength=_BINS)
         found_J = bin_BN[relevant.rows(), relevant.values]
         shares_J = torch.from_numpy(share_J[task.relevant.starts[start] : task.relevant.starts[rows[-1] + 1]])
         observed += torch.bincount(found_J, shares_J, minlength=_BINS)
-    total = promised.sum() + observed.sum()
+    total = predicted.sum() + observed.sum()
     return {
-        "calibration_ratio": float(promised.sum() / observed.sum()),
-        "calibration_error": float((promised - observed).abs().sum() / total),
+        "calibration_ratio": float(predicted.sum() / observed.sum()),
+        "calibration_error": float((predicted - observed).abs().sum() / total),
     }
 
 
 def warnings_of(health: dict[str, float], dim: int) -> list[str]:
-    """What is off, in words.
+    """Warnings, as sentences.
 
     >>> warnings_of({"item_effective_rank": 2.0, "item_alikeness": 0.2}, 64)
     ['items use 2.0 of 64 dimensions: collapse. Lower the learning rates, or raise the temperature.']
@@ -162,20 +161,17 @@ def warnings_of(health: dict[str, float], dim: int) -> list[str]:
         alike = health.get(f"{name}_alikeness", 0.0)
         if alike > ALIKE:
             said.append(
-                f"{plural} point nearly the same way ({alike:.2f} of 1): they are hardly told apart. Train longer, or "
-                "look for content that is the same for all."
+                f"{plural} point nearly the same way (mean cosine similarity {alike:.2f}). Train longer, or look for "
+                "content that all items share."
             )
     ratio = health.get("calibration_ratio", 1.0)
     if not 1 / OFF <= ratio <= OFF:
-        said.append(
-            f"σ(score) promises {ratio:.2g} times the choices that are observed: rank by it, but do not read it as a "
-            "probability."
-        )
+        said.append(f"σ(score) predicts {ratio:.2g} times the observed choices: it ranks, but is no probability.")
     recommended, chosen = (health.get(f"{name}_popularity", 0.0) for name in ("recommended", "chosen"))
     if recommended - chosen > FASHION:
         said.append(
-            f"recommended items are more popular (percentile {recommended:.0%}) than those that people choose "
-            f"({chosen:.0%}). Weigh the positives by popularity, or look at the cold items' metrics."
+            f"recommended items are more popular (percentile {recommended:.0%}) than held-out ones ({chosen:.0%}). "
+            "Weight the positives by popularity, and check the metrics of cold items."
         )
     return said
 

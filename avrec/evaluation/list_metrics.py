@@ -1,12 +1,12 @@
-"""Metrics of ranked lists that need no relevant items: what is recommended, whether it is liked or not.
+"""Beyond-accuracy metrics of ranked lists, which need no relevant items.
 
 Every function takes ``top_EK``, the items of each list, best first, -1 where a list is shorter (what
 ``ranking.top_k`` returns), and what it needs of ``candidates_N`` (True where the item may be recommended),
 ``popularity_N`` (interactions of each item) and ``item_ND`` (a vector per item). It returns one float64 per list, but
 for coverage; an empty list, no candidate or no vectors is a ``UserError``.
 
-None of them has a best value: a random list covers more, is more novel and more diverse than any good one. Read them
-beside recall or NDCG.
+Higher is not better: a random list has more coverage, novelty and diversity than a good one. Read them beside recall
+or NDCG.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def coverage_at_k(top_EK: Array, candidates_N: Array) -> float:
     """
     candidates_N = np.asarray(candidates_N, dtype=bool)
     if not candidates_N.any():
-        raise UserError("there are no candidates; coverage is a share of them. At least one item must be allowed.")
+        raise UserError("coverage needs at least one candidate; there are no candidates.")
     found_N = np.zeros(len(candidates_N), dtype=bool)
     found_N[top_EK[top_EK >= 0]] = True
     return float((found_N & candidates_N).sum() / candidates_N.sum())
@@ -103,7 +103,7 @@ def diversity_at_k(top_EK: Array, item_ND: Array | None) -> Array:
         Ziegler et al., Improving recommendation lists through topic diversification (WWW 2005): intra-list similarity.
     """
     if item_ND is None:
-        raise UserError("diversity compares what items are, and no encoder here reads content. Leave it out.")
+        raise UserError("The metric diversity needs an encoder that reads content. Remove it from the metrics.")
     item_ND = np.asarray(item_ND, dtype=np.float64)
     unit_ND = item_ND / np.maximum(np.linalg.norm(item_ND, axis=1, keepdims=True), 1e-300)
     square_N = np.square(unit_ND).sum(axis=1)
@@ -134,7 +134,7 @@ def _mean(top_EK: Array, value_N: Array) -> Array:
     if (lengths_E == 0).any():
         rows = np.flatnonzero(lengths_E == 0)
         raise UserError(
-            f"{len(rows)} of {len(top_EK)} lists are empty (the first is row {rows[0]}); their mean is not defined. "
-            "Leave users without candidates out before."
+            f"Every list needs an item; {len(rows)} of {len(top_EK)} lists are empty (the first is row {rows[0]}). "
+            "Leave out users without candidates."
         )
     return np.where(there_EK, value_N[top_EK], 0.0).sum(axis=1) / lengths_E

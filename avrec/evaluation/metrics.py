@@ -138,14 +138,14 @@ def _checked(hits_BK: Any, relevant_B: Any) -> tuple[Array, Array]:
     if (relevant_B < 1).any():
         users = np.flatnonzero(relevant_B < 1)
         raise UserError(
-            f"{len(users)} of {len(relevant_B)} users have no relevant item (the first is row {users[0]}); "
-            "the metrics are not defined for them. Leave them out before."
+            f"Every user needs a relevant item; {len(users)} of {len(relevant_B)} users have no relevant item "
+            f"(the first is row {users[0]}). Leave them out."
         )
     found_B = hits_BK.sum(axis=1)
     if (found_B > relevant_B).any():
         row = int(np.flatnonzero(found_B > relevant_B)[0])
         raise UserError(
-            f"row {row} has {found_B[row]} hits but {relevant_B[row]} relevant items; there cannot be more hits "
-            "than relevant items. Is an item twice in the ranked list?"
+            f"row {row} has {found_B[row]} hits but {relevant_B[row]} relevant items. Check the ranked list for "
+            "duplicates."
         )
     return hits_BK, relevant_B

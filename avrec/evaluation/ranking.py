@@ -1,4 +1,7 @@
-"""The first k of the whole catalogue for every evaluated user, exactly, in memory of one chunk of users."""
+"""The exact ranker: the first k of the catalogue, or the ranks of given items, in memory of one chunk of users.
+
+Ties stand in the order of item index, lowest first, here and wherever else avrec ranks exactly.
+"""
 
 from typing import Protocol
 
@@ -97,9 +100,71 @@ def top_k(
             rows = np.arange(start, min(start + chunk, len(task)))
             scores_BN = _scores(scorer, rows, len(candidates_N))
             masked = columns.seen(task.seen, rows) if task.seen_filter else np.zeros(0, np.int64)
-            places_BK = _best(columns.of(scores_BN), masked, k, rows, columns).cpu().numpy()
-            top_EK[rows, : places_BK.shape[1]] = columns.items(places_BK)
+            scores_BN = columns.of(scores_BN)
+            places_BK, values_BK = best_columns(scores_BN, k, masked)
+            # A NaN stands first, so that the first place tells of any in the row.
+            if values_BK[:, :1].isnan().any():
+                _refuse_nan(scores_BN, rows, columns)
+            top_EK[rows, : places_BK.shape[1]] = columns.items(places_BK.cpu().numpy())
     return top_EK if processes == 1 else _together(top_EK)
+
+
+def best_columns(scores_BN: torch.Tensor, k: int, masked: Array | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best k columns of each row, best first; of equal scores the lowest column first.
+
+    Exact also where the k-th score is tied, which ``torch.topk`` leaves open.
+
+    Args:
+        scores_BN: contiguous; the scores of masked columns are overwritten.
+        k: columns, at least 1.
+        masked: columns that are left out, as positions in the flattened scores.
+
+    Returns:
+        Columns, int64, and their scores, (B, K), K the smaller of k and N; -1 and minus infinity where a row has fewer
+        than K columns. A row with NaN begins with it.
+    """
+    masked = np.zeros(0, np.int64) if masked is None else masked
+    places = min(k, scores_BN.shape[1])
+    if places == 0:
+        return torch.zeros(len(scores_BN), 0, dtype=torch.int64), scores_BN[:, :0]
+    _fill(scores_BN, masked, -torch.inf)
+    # One place more than wanted shows whether the k-th place is tied with one that was left out.
+    values_BK, best_BK = scores_BN.topk(min(k + 1, scores_BN.shape[1]), dim=1)
+    last_B = values_BK[:, places - 1]
+    open_B = last_B == -torch.inf
+    if values_BK.shape[1] > places:
+        open_B |= last_B == values_BK[:, places]
+    best_BK, values_BK = best_BK[:, :places], values_BK[:, :places]
+    tied_B = open_B | (values_BK[:, 1:] == values_BK[:, :-1]).any(dim=1)
+    if not tied_B.any():
+        return best_BK, values_BK
+    # Ties are rare among a model's scores, so that only the rows that have some are done again. Their scores stay.
+    best_BK = best_BK.contiguous()
+    best_BK[tied_B] = best_BK[tied_B].sort(dim=1).values
+    if open_B.any():
+        blocked_BN = torch.zeros_like(scores_BN, dtype=torch.bool)
+        _fill(blocked_BN, masked, True)
+        best_BK[open_B] = _settle(scores_BN[open_B], blocked_BN[open_B], last_B[open_B], places)
+    best_BK[tied_B] = _by_score(scores_BN[tied_B], best_BK[tied_B])
+    return best_BK, values_BK
+
+
+def ranks(scorer: Scorer, task: RankingTask, chunk: int = 256) -> Array:
+    """The rank, from 1, of every relevant item in its user's ranking, aligned with ``task.relevant.values``, int64."""
+    found = [np.zeros(0, np.int64)]
+    with torch.inference_mode():
+        for start in range(0, len(task), chunk):
+            rows = np.arange(start, min(start + chunk, len(task)))
+            scores_BN = _scores(scorer, rows, len(task.candidates_N)).cpu().numpy()
+            for row, scores_N in zip(rows.tolist(), scores_BN, strict=True):
+                relevant = task.relevant[row]
+                own_R = scores_N[relevant][:, None]
+                open_N = np.array(task.candidates_N, dtype=bool)
+                if task.seen_filter:
+                    open_N[task.seen[row]] = False
+                tied_RN = (scores_N == own_R) & (np.arange(len(scores_N)) < relevant[:, None])
+                found.append((((scores_N > own_R) | tied_RN) & open_N).sum(axis=1) + 1)
+    return np.concatenate(found)
 
 
 def _together(top_EK: Array) -> Array:
@@ -157,36 +222,6 @@ def _scores(scorer: Scorer, rows: Array, num_items: int) -> torch.Tensor:
             f"it must be ({len(rows)}, {num_items}): one score per user and item of the catalogue."
         )
     return scores_BN if scores_BN.is_floating_point() else scores_BN.double()
-
-
-def _best(scores_BN: torch.Tensor, masked: Array, k: int, rows: Array, columns: _Columns) -> torch.Tensor:
-    """The best k columns of each row, -1 where there are fewer; overwrites the scores of masked places."""
-    places = min(k, scores_BN.shape[1])
-    if places == 0:
-        return torch.zeros(len(scores_BN), 0, dtype=torch.int64)
-    _fill(scores_BN, masked, -torch.inf)
-    # One place more than wanted shows whether the k-th place is tied with one that was left out.
-    values_BK, best_BK = scores_BN.topk(min(k + 1, scores_BN.shape[1]), dim=1)
-    # topk puts NaN first, so that the first place tells of any in the row.
-    if values_BK[:, 0].isnan().any():
-        _refuse_nan(scores_BN, rows, columns)
-    last_B = values_BK[:, places - 1]
-    open_B = last_B == -torch.inf
-    if values_BK.shape[1] > places:
-        open_B |= last_B == values_BK[:, places]
-    best_BK, values_BK = best_BK[:, :places], values_BK[:, :places]
-    tied_B = open_B | (values_BK[:, 1:] == values_BK[:, :-1]).any(dim=1)
-    if not tied_B.any():
-        return best_BK
-    # Ties are rare among a model's scores, so that only the rows that have some are done again.
-    best_BK = best_BK.contiguous()
-    best_BK[tied_B] = best_BK[tied_B].sort(dim=1).values
-    if open_B.any():
-        blocked_BN = torch.zeros_like(scores_BN, dtype=torch.bool)
-        _fill(blocked_BN, masked, True)
-        best_BK[open_B] = _settle(scores_BN[open_B], blocked_BN[open_B], last_B[open_B], places)
-    best_BK[tied_B] = _by_score(scores_BN[tied_B], best_BK[tied_B])
-    return best_BK
 
 
 def _fill(values_BN: torch.Tensor, flat: Array, value: float) -> None:

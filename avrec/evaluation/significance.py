@@ -1,4 +1,4 @@
-"""How far a mean over users may be off, and whether two models differ over the same users, by resampling."""
+"""Bootstrap intervals of means over users, and paired permutation tests of two models."""
 
 from typing import NamedTuple
 
@@ -18,8 +18,7 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of the mean over users.
 
-    To compare two models over the same users, give the differences: an interval without 0 is a difference that
-    resampling the users does not undo.
+    For two models over the same users, pass the differences: they are significant where the interval excludes 0.
 
     >>> low, high = bootstrap_interval(np.array([0.0, 1.0] * 50))
     >>> low < 0.5 < high

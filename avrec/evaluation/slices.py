@@ -1,10 +1,10 @@
-"""The parts of a ranking task that are measured on their own."""
+"""Slices: the parts of a ranking task that are evaluated on their own."""
 
 import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,11 @@ from avrec.errors import UserError
 from avrec.ranking_task import Ragged, RankingTask
 
 FEWEST = 5
-"""Users of a labelled slice: the mean of fewer says nothing."""
+"""Users of a labelled slice, at least."""
 
 DECILES = 10
 MOST_NAMED = 12
-"""Values of a column that a message names."""
+"""Values of a column in an error message, at most."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Slice:
         candidates: "all", "cold", "some" where the task leaves warm items out, or "region=EU"; slices of the same
             candidates share one ranking.
         candidates_N: True where the item is one of them.
+        group: of a labelled slice, what the labels say: "history_length"; "" for any other.
+        label: its own label, such as "1-5".
     """
 
     name: str
@@ -40,28 +42,24 @@ class Slice:
     relevant: Ragged
     candidates: str
     candidates_N: Array
-
-    @property
-    def of_label(self) -> bool:
-        """Whether it is one of many, by a label of users or items."""
-        return ": " in self.name
+    group: str = ""
+    label: str = ""
 
 
 def slices_of(task: RankingTask) -> list[Slice]:
     """The slices that the task has users for.
 
-    "all" is the task itself. "cold_items" are the users with a cold relevant item, asked for those only, among all
-    candidates: does a new item get through between the known ones? "cold_candidates" asks the same of the same users
-    among the cold candidates only: are the new items told apart? The latter two are there only where some user has
-    a cold relevant item, and not where all candidates of the task are cold: "all" is both of them then.
+    "all" is the task itself. "cold_items" has the users with a cold relevant item, and only these items as relevant,
+    ranked among all candidates. "cold_candidates" has the same users and items, ranked among the cold candidates. The
+    latter two exist only where some user has a cold relevant item and some candidate is warm.
 
     Raises:
         UserError: the task has no users.
     """
     if len(task) == 0:
         raise UserError(
-            f"the {task.split} split has no users to rank for (left out: {task.dropped or 'none'}); at least one is "
-            "needed. Widen the split or loosen its filters."
+            f"The {task.split} split has no users (dropped: {task.dropped or 'none'}). Widen the split or loosen its "
+            "filters."
         )
     cold_N = np.asarray(task.cold_N, dtype=bool)
     whole = _slice(task, "all", np.arange(len(task)), task.relevant)
@@ -73,8 +71,7 @@ def slices_of(task: RankingTask) -> list[Slice]:
 
 
 def candidate_slice(task: RankingTask, wanted: Mapping[str, Sequence[str]], label_N: Mapping[str, Any]) -> Slice:
-    """The task among the items that have certain values, those of a region, say: the users who have a relevant item
-    among these candidates, asked for those.
+    """The task with the items of certain values as candidates: the users with a relevant item among them.
 
     Args:
         task: the question.
@@ -82,27 +79,27 @@ def candidate_slice(task: RankingTask, wanted: Mapping[str, Sequence[str]], labe
         label_N: by column, each item's value, or a tuple of values.
 
     Raises:
-        UserError: no user has one.
+        UserError: there is no such user.
     """
     keep_N = np.asarray(task.candidates_N, dtype=bool).copy()
     for column, values in wanted.items():
         allowed = {str(value) for value in values}
         keep_N &= np.fromiter((bool(allowed & _labels(given)) for given in label_N[column]), bool, len(keep_N))
     name = ", ".join(f"{column}={'|'.join(str(value) for value in values)}" for column, values in wanted.items())
-    name = name.replace(": ", ":")  # else it would be read as a label's
+    name = name.replace(": ", ":")  # in results without kinds, ": " marks a label
     rows, relevant = _restricted(task.relevant, keep_N)
     if len(rows) == 0:
         have = {c: sorted({one for row in label_N[c] for one in _labels(row)})[:MOST_NAMED] for c in wanted}
         raise UserError(
-            f"evaluation.candidates: {name} leaves {int(keep_N.sum())} candidates, and no user of the {task.split} "
-            "split is looking for one of them. Give other values: "
+            f"evaluation.candidates must include a held-out item; of the {int(keep_N.sum())} candidates with {name}, "
+            f"none is one of the {task.split} split. Values: "
             f"{'; '.join(f'{c} has ' + (', '.join(values) or 'none') for c, values in have.items())}."
         )
     return Slice(name, rows, relevant, name, keep_N)
 
 
 def user_slices(task: RankingTask, name: str, label_E: Any) -> list[Slice]:
-    """Split the task's users by a label, one per evaluated user: for whom does the model work?
+    """Split the task's users by a label, one per evaluated user.
 
     Labels may be of any kind, a tuple is several; None, NaN and "" are none.
 
@@ -116,12 +113,12 @@ def user_slices(task: RankingTask, name: str, label_E: Any) -> list[Slice]:
     slices = []
     for label, rows_E in _by_label(label_E, len(task), f"{name}: evaluated users").items():
         rows = np.flatnonzero(rows_E)
-        slices.append(_slice(task, f"{name}: {label}", rows, task.relevant.take(rows)))
+        slices.append(_labelled(task, name, label, rows, task.relevant.take(rows)))
     return _large(slices)
 
 
 def item_slices(task: RankingTask, name: str, label_N: Any) -> list[Slice]:
-    """Split what is to be found by a label of the items, one per item of the catalogue: what does the model find?
+    """Split the held-out items by a label of the items, one per item of the catalogue.
 
     Labels, slices and errors are as in ``user_slices``.
 
@@ -131,17 +128,17 @@ def item_slices(task: RankingTask, name: str, label_N: Any) -> list[Slice]:
     """
     labels = _by_label(label_N, len(task.candidates_N), f"{name}: items")
     parts = ((label, *_restricted(task.relevant, keep_N)) for label, keep_N in labels.items())
-    return _large([_slice(task, f"{name}: {label}", rows, relevant) for label, rows, relevant in parts])
+    return _large([_labelled(task, name, label, rows, relevant) for label, rows, relevant in parts])
 
 
 def target_slices(task: RankingTask, name: str, label_J: Any) -> list[Slice]:
-    """Split what is to be found by a label of each (user, relevant item) pair: how long ago it happened, say.
+    """Split the held-out items by a label of each (user, relevant item) pair, such as its age.
 
     As ``item_slices``, with one label per value of ``task.relevant``.
     """
     labels = _by_label(label_J, len(task.relevant.values), f"{name}: relevant items")
     parts = ((label, *_kept(task.relevant, keep_J)) for label, keep_J in labels.items())
-    return _large([_slice(task, f"{name}: {label}", rows, relevant) for label, rows, relevant in parts])
+    return _large([_labelled(task, name, label, rows, relevant) for label, rows, relevant in parts])
 
 
 def length_labels(length_E: Any, ends: Sequence[int] = (5, 20, 50)) -> list[str]:
@@ -203,6 +200,10 @@ def _slice(task: RankingTask, name: str, rows: Array, relevant: Ragged) -> Slice
     return Slice(name, rows, relevant, "all" if every_N.all() else "some" if warm else "cold", every_N)
 
 
+def _labelled(task: RankingTask, group: str, label: str, rows: Array, relevant: Ragged) -> Slice:
+    return replace(_slice(task, f"{group}: {label}", rows, relevant), group=group, label=label)
+
+
 def _restricted(relevant: Ragged, keep_N: Array) -> tuple[Array, Ragged]:
     """The rows that have a kept item, and their kept items."""
     return _kept(relevant, keep_N[relevant.values])
@@ -223,10 +224,7 @@ def _by_label(labels: Any, expected: int, what: str) -> dict[str, Array]:
     """By label, in order: True where the row has it."""
     given = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
     if len(given) != expected:
-        raise UserError(
-            f"{what}: {len(given)} labels were given for {expected}; there must be one for each, "
-            "with None for those that have none."
-        )
+        raise UserError(f"{what}: {len(given)} labels were given for {expected}; there must be one for each, or None.")
     found: defaultdict[str, Array] = defaultdict(lambda: np.zeros(expected, dtype=bool))
     for row, label in enumerate(given):
         for name in _labels(label):

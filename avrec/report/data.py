@@ -1,11 +1,11 @@
-"""Everything that a report says, and nothing of how it looks."""
+"""The contents of a report, without their layout."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from avrec.content.items import RawItem
 from avrec.report.gallery import Person, people
-from avrec.report.inputs import Material
+from avrec.report.inputs import ReportInputs
 from avrec.report.item_map import ItemMap, item_map
 from avrec.report.media import sound, thumbnail
 from avrec.report.text import headline
@@ -15,10 +15,10 @@ MOST_SOUND = 1_400_000
 
 
 @dataclass(frozen=True)
-class Facts:
-    """A report; its pictures and sounds are data URIs, by item."""
+class ReportData:
+    """The contents of a report; pictures and sounds are data URIs by item."""
 
-    material: Material
+    inputs: ReportInputs
     headline: list[str]
     map: ItemMap | None
     people: list[Person]
@@ -28,25 +28,25 @@ class Facts:
     sounds: dict[int, str]
 
 
-def gather(material: Material) -> Facts:
-    """All facts, thumbnails and sounds of a measured run."""
-    persons = people(material)
+def gather(inputs: ReportInputs) -> ReportData:
+    """Collect the contents of the report of an evaluated run."""
+    persons = people(inputs)
     items = list(dict.fromkeys(_items(persons)))
-    found = {item: thumb for item in items if (thumb := thumbnail(material.items[item]))}
+    found = {item: thumb for item in items if (thumb := thumbnail(inputs.items[item]))}
     shapes = sorted(shape for _, shape in found.values())
-    return Facts(
-        material=material,
-        headline=headline(material.results),
-        map=item_map(material),
+    return ReportData(
+        inputs=inputs,
+        headline=headline(inputs.results),
+        map=item_map(inputs),
         people=persons,
         pictures={item: uri for item, (uri, _) in found.items()},
         shape=min(1.5, max(0.56, shapes[len(shapes) // 2])) if shapes else 1.0,
-        sounds=_sounds(material.items, items),
+        sounds=_sounds(inputs.items, items),
     )
 
 
 def _items(persons: Sequence[Person]) -> Iterator[int]:
-    """What is recommended first: sound is given until there is too much of it."""
+    """Items in the order in which sounds are added until the page has ``MOST_SOUND``."""
     for rows in (lambda p: p.recommended, lambda p: p.chosen, lambda p: p.history):
         for person in persons:
             yield from (tile.item for tile in rows(person))

@@ -1,4 +1,4 @@
-"""The catalogue as the model sees it: item embeddings on a plane."""
+"""Item embeddings on a plane: the first two principal components."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from avrec.batch import Array
-from avrec.report.inputs import Material
+from avrec.report.inputs import ReportInputs
 from avrec.report.media import sheet
 
 MOST_ITEMS = 800
@@ -38,28 +38,28 @@ class ItemMap:
     height: float
     """Of the plane, over its width."""
     share: float
-    """Of the embeddings' variance that these two directions hold."""
+    """Of the embeddings' variance that the plane holds."""
     items: int
     """In the catalogue."""
     picture: str
     """Data URI of the small pictures, in one."""
 
 
-def item_map(material: Material) -> ItemMap | None:
-    """The map; None where there is nothing to be told apart."""
-    total = len(material.items)
+def item_map(inputs: ReportInputs) -> ItemMap | None:
+    """The map; None where all embeddings coincide."""
+    total = len(inputs.items)
     shown = np.sort(np.random.default_rng(0).permutation(total)[:MOST_ITEMS])
-    plane_ND, share = _plane(material.item_ND[shown].detach().float().cpu())
+    plane_ND, share = _plane(inputs.item_ND[shown].detach().float().cpu())
     if not share:
         return None
     low, span = plane_ND.min(axis=0), np.ptp(plane_ND, axis=0)
-    labels = _labels(material, shown)
+    labels = _labels(inputs, shown)
     counts = Counter(labels)
     names = [name for name, _ in counts.most_common() if name != OTHER]
     groups = {name: number for number, name in enumerate([*names, *([OTHER] if OTHER in counts else [])])}
-    pictures = sheet([material.items[item] for item in shown])
+    pictures = sheet([inputs.items[item] for item in shown])
     points = [
-        Point(round(float(x), 4), round(float(y), 4), material.title(item), groups[label], cell)
+        Point(round(float(x), 4), round(float(y), 4), inputs.title(item), groups[label], cell)
         for (x, y), item, label, cell in zip(
             (plane_ND - low) / np.where(span > 0, span, 1), shown.tolist(), labels, pictures.cells, strict=True
         )
@@ -67,7 +67,7 @@ def item_map(material: Material) -> ItemMap | None:
     return ItemMap(
         points=points,
         groups=[(name, counts[name]) for name in groups],
-        coloured_by=material.label_name or "training",
+        coloured_by=inputs.label_name or "training",
         height=float(span[1] / span[0]),
         share=share,
         items=total,
@@ -76,21 +76,21 @@ def item_map(material: Material) -> ItemMap | None:
 
 
 def _plane(item_ND: torch.Tensor) -> tuple[Array, float]:
-    """Places along the first two principal directions, and the share of variance; 0 where there are none."""
+    """Coordinates on the first two principal components, and their share of the variance; 0 where it is none."""
     centred_ND = item_ND - item_ND.mean(dim=0)
     variance = float(centred_ND.square().sum())
     if min(item_ND.shape) < 2 or not np.isfinite(variance) or variance < 1e-12:
         return np.zeros((len(item_ND), 2)), 0.0
-    # It draws; neither may the rest of the run feel it, nor the map change from one time to the next.
+    # pca_lowrank draws: a seed of its own keeps the map the same, and the run's draws as they are.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         _, size_Q, direction_DQ = torch.pca_lowrank(centred_ND, q=min(6, *item_ND.shape), center=False)
     return (centred_ND @ direction_DQ[:, :2]).numpy(), float(size_Q[:2].square().sum()) / variance
 
 
-def _labels(material: Material, shown: Array) -> list[str]:
-    if not material.label_name:
-        return ["new: not in training" if material.task.cold_N[item] else "in training" for item in shown]
-    labels = [material.labels[item] or OTHER for item in shown]
+def _labels(inputs: ReportInputs, shown: Array) -> list[str]:
+    if not inputs.label_name:
+        return ["cold: not in training" if inputs.task.cold_N[item] else "warm: in training" for item in shown]
+    labels = [inputs.labels[item] or OTHER for item in shown]
     common = {name for name, _ in Counter(name for name in labels if name != OTHER).most_common(MOST_GROUPS)}
     return [name if name in common else OTHER for name in labels]

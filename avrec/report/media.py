@@ -82,7 +82,7 @@ def sound(item: RawItem) -> str | None:
         request = DecodeRequest(sample_rate=_RATE, max_seconds=_SECONDS)
         samples = decode(item, request, _LIMITS).sound
         encoded = b"" if samples is None or not samples.any() else _mp3(samples)
-    except Exception as error:  # of whatever kind: one sound is not worth a report
+    except Exception as error:  # one sound is not worth a report
         log.debug("no sound of %s: %s", item.item_id, error)
         return None
     return _uri("audio/mpeg", encoded) if 0 < len(encoded) <= MOST_SOUND_BYTES else None

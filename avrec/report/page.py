@@ -1,4 +1,4 @@
-"""From facts to one HTML file that needs nothing else."""
+"""The report as one self-contained HTML file."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 
-from avrec.evaluation.ablation import VARIANCE
-from avrec.evaluation.results import NO_INTERVAL, ORACLE, Result, best_values
+from avrec.evaluation.results import MODEL, NO_INTERVAL, ORACLE, Kind, Result, best_values, of_kind
 from avrec.io import atomic_write, moment
-from avrec.report.data import Facts
+from avrec.report.data import ReportData
 from avrec.report.gallery import KINDS
 from avrec.report.item_map import ItemMap
-from avrec.report.text import HEALTH, MODEL, POPULARITY, SLICES, main_metric, metric_name, model_name, slice_name
+from avrec.report.text import HEALTH, POPULARITY, SLICES, main_metric, metric_name, model_name, slice_name
 
 MAP_WIDTH = 1000
 MAP_EDGE = 24
@@ -54,40 +53,39 @@ class Chart(NamedTuple):
     """A learning curve as SVG; ``dots`` are x, y and text, ``y_ticks`` y and text."""
 
     name: str
-    path: str
     dots: list[tuple[float, float, str]]
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
     best: tuple[float, float, str] | None
 
 
-def render(facts: Facts) -> str:
+def render(report: ReportData) -> str:
     """The page."""
-    # Everything that is written into it is escaped: titles and ids are somebody else's.
+    # Titles and ids are untrusted: everything is escaped.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("avrec.report").joinpath("template.html").read_text(encoding="utf-8"))
-    run = facts.material
+    run = report.inputs
     return template.render(
-        facts=facts,
+        report=report,
         run=run,
         tables=tables(run.results),
         charts=charts(run.curve),
         slices=slice_panels(run.results),
-        hidden=hidden_panels(run.results, run.hidden),
-        shares=[(r.metric.removeprefix(VARIANCE), 100 * r.value) for r in run.shares],
+        hidden=hidden_panels(run.results),
+        shares=[(r.modality, 100 * r.value) for r in of_kind(run.results, "variance_share")],
         health=health_rows(run.health),
         metric_name=metric_name,
         kinds=KINDS,
-        map=None if facts.map is None else _map_view(facts.map),
+        map=None if report.map is None else _map_view(report.map),
         chart_size=CHART,
-        data={"points": _points(facts.map), "sounds": facts.sounds},
+        data={"points": _points(report.map), "sounds": report.sounds},
     )
 
 
-def write(facts: Facts, path: Path) -> None:
+def write(report: ReportData, path: Path) -> None:
     """Write the page whole or not at all."""
     with atomic_write(path) as file:
-        file.write(render(facts))
+        file.write(render(report))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -95,10 +93,10 @@ def write(facts: Facts, path: Path) -> None:
 
 
 def tables(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """A table per slice that is none of many: models as rows, metrics as columns."""
-    found = []
-    for name in dict.fromkeys(r.slice for r in results if not r.of_label):
-        part = [r for r in results if r.slice == name]
+    """A table per main slice: models as rows, metrics as columns."""
+    found, main = [], of_kind(results, "main")
+    for name in dict.fromkeys(r.slice for r in main):
+        part = [r for r in main if r.slice == name]
         title, meaning = SLICES.get(name, (name, ""))
         # A phone shows two columns; the first is what the headline is about.
         metrics = list(dict.fromkeys([main_metric(results), *(r.metric for r in part)]))
@@ -148,30 +146,39 @@ def _plain(value: Any) -> str:
 
 
 def slice_panels(results: Sequence[Result]) -> list[Panel]:
-    """The model by slice, a panel per kind of slice; marked is popularity."""
-    metric = main_metric([r for r in results if r.of_label] or results) if results else ""
+    """The model by slice, a panel per group of slices; popularity is marked."""
+    results = of_kind(results, "main", "slice")
+    metric = main_metric(of_kind(results, "slice") or results) if results else ""
     found = {(r.slice, r.model): r for r in results if r.metric == metric}
     whole = [(r.users, r.value) for key, r in found.items() if key == ("all", MODEL)]
     return _panels(
-        (*slice_name(name), own, found.get((name, POPULARITY)))
+        (*slice_name(own), own, found.get((name, POPULARITY)))
         for (name, model), own in found.items()
-        # A kind that all users are of says nothing new.
-        if model == MODEL and not (own.of_label and (own.users, own.value) in whole)
+        # A group with all users in one slice repeats the whole.
+        if model == MODEL and not (own.group and (own.users, own.value) in whole)
     )
 
 
-def hidden_panels(results: Sequence[Result], hidden: Sequence[Result]) -> list[tuple[str, str, list[Panel]]]:
-    """By slice: its title and meaning, and the model without each modality and with each alone; marked is all of it."""
+def hidden_panels(results: Sequence[Result]) -> list[tuple[str, str, list[Panel]]]:
+    """By slice: its title and meaning, and the model without each modality and with each alone.
+
+    The model with all modalities is marked.
+    """
+    hidden = of_kind(results, "without", "alone")
     metric = main_metric(hidden) if hidden else ""
     found = []
-    for name in dict.fromkeys(r.slice for r in hidden if not r.of_label):
-        whole = [r for r in results if (r.slice, r.metric, r.model) == (name, metric, MODEL)]
-        part = [r for r in hidden if (r.slice, r.metric) == (name, metric)]
-        rows: list[tuple[str, str, str, Result, Result | None]] = []
+    for name in dict.fromkeys(r.slice for r in hidden):
+        part = [r for r in results if (r.slice, r.metric) == (name, metric)]
+        whole = [r for r in of_kind(part, "main") if r.model == MODEL]
         mark = whole[0] if whole else None
-        for title, start in (("Hidden in turn", f"{MODEL} "), ("Alone", f"{MODEL}, ")):
+        rows: list[tuple[str, str, str, Result, Result | None]] = []
+        kinds: tuple[tuple[str, Kind, str], ...] = (
+            ("One modality hidden", "without", "without {}"),
+            ("One modality alone", "alone", "{} alone"),
+        )
+        for title, kind, label in kinds:
             rows += [(title, "", "all modalities", own, own) for own in whole]
-            rows += [(title, "", r.model.removeprefix(start), r, mark) for r in part if r.model.startswith(start)]
+            rows += [(title, "", label.format(r.modality), r, mark) for r in of_kind(part, kind)]
         panels = _panels(rows)
         unit = min(panel.unit for panel in panels)
         found.append((*SLICES.get(name, (name, "")), [panel._replace(unit=unit) for panel in panels]))
@@ -179,7 +186,7 @@ def hidden_panels(results: Sequence[Result], hidden: Sequence[Result]) -> list[t
 
 
 def _panels(rows: Iterable[tuple[str, str, str, Result, Result | None]]) -> list[Panel]:
-    """Panels of bars: their title and meaning, the bar's name, what it shows and what is marked."""
+    """Panels of bars, from title and meaning, the bar's name, its result and the marked one."""
     panels: dict[tuple[str, str], list[Bar]] = {}
     for title, meaning, name, own, mark in rows:
         panels.setdefault((title, meaning), []).append(Bar(name, own, mark))
@@ -196,7 +203,7 @@ def _number(value: float) -> str:
 
 
 def health_rows(health: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Name, number and meaning; what has no meaning here goes by its name."""
+    """Name, meaning and value of each number."""
     return [
         (*HEALTH.get(name, (name.replace("_", " "), "")), _number(value) if isinstance(value, float) else _plain(value))
         for name, value in health.items()
@@ -209,7 +216,7 @@ def health_rows(health: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def charts(curve: Sequence[Mapping[str, float]], most: int = 4) -> list[Chart]:
-    """The training loss, what validation measured, and of health what moves."""
+    """The training loss, the validation metrics, and the health numbers in ``MOVING``."""
     names = list(dict.fromkeys(name for entry in curve for name in entry))
     wanted = [n for n in names if n == "train/loss"] + [n for n in names if n.startswith("val/")]
     found = []
@@ -241,7 +248,6 @@ def _chart(name: str, points: list[tuple[float, float]]) -> Chart:
     plain = f"validation {metric_name(name.removeprefix('val/'))}" if validated else "training loss"
     return Chart(
         name=HEALTH.get(name.removeprefix("health/"), (plain,))[0],
-        path="M" + "L".join(f"{x} {y}" for x, y, _ in dots),
         dots=dots,
         x_ticks=[(x_of(e), f"{e:.0f}") for e in epochs[::step]],
         y_ticks=[(y_of(v), f"{v:.{digits}f}" if digits < 6 and high < 1e5 else f"{v:g}") for v in ticks],
@@ -263,14 +269,12 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _map_view(drawn: ItemMap) -> dict[str, Any]:
-    """One path of round dots per group, so that a dot keeps its size on every screen."""
-    dots: list[list[str]] = [[] for _ in drawn.groups]
-    for x, y, _, group, _ in _points(drawn):
-        dots[group].append(f"M{x} {y}h0")
+    """What the template draws of the map: the dots by group."""
+    points = _points(drawn)
     return {
         "width": MAP_WIDTH,
         "height": _map_height(drawn),
-        "paths": ["".join(group) for group in dots],
+        "dots": [[(x, y) for x, y, _, group, _ in points if group == number] for number in range(len(drawn.groups))],
         "groups": drawn.groups,
         "coloured_by": drawn.coloured_by,
         "share": f"{100 * drawn.share:.0f} %",

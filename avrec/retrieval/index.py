@@ -12,6 +12,7 @@ import torch
 
 from avrec.batch import Array
 from avrec.errors import UserError
+from avrec.evaluation.ranking import best_columns
 from avrec.io import write_json
 from avrec.retrieval.ivf import MOST_FETCHED, PROBES, RECALL_AT, InvertedLists
 
@@ -362,7 +363,7 @@ def _search_all(
     for b, own in enumerate(hidden):
         if len(own):
             score_BN[b, own if rows is None else np.isin(rows, own)] = -torch.inf
-    best_BK, value_BK = _top(score_BN, k)
+    best_BK, value_BK = (found.numpy() for found in best_columns(score_BN, k))
     return (best_BK if rows is None else rows[best_BK]), value_BK
 
 
@@ -395,16 +396,3 @@ def _numbers(values: Any, what: str) -> Array:
 def _check_finite(values: Array, what: str) -> None:
     if not np.isfinite(values).all():
         raise UserError(f"A number in {what} is not finite (row {int((~np.isfinite(values)).any(axis=1).argmax())}).")
-
-
-def _top(score_BN: torch.Tensor, k: int) -> tuple[Array, Array]:
-    """The best columns and their scores; of equal scores the lowest column first, which ``topk`` leaves open."""
-    k = min(k, score_BN.shape[1])
-    # One place more than wanted shows whether the last one is tied with one that was left out.
-    value_BK, best_BK = score_BN.topk(min(k + 1, score_BN.shape[1]), dim=1)
-    tied_BK = (value_BK[:, 1:] == value_BK[:, :-1]) & (value_BK[:, 1:] > -torch.inf)
-    value_BK, best_BK = value_BK[:, :k].contiguous(), best_BK[:, :k].contiguous()
-    for b in tied_BK.any(dim=1).nonzero().flatten().tolist():
-        columns = (score_BN[b] >= value_BK[b, -1]).nonzero().flatten()
-        best_BK[b] = columns[score_BN[b, columns].sort(descending=True, stable=True).indices[:k]]
-    return best_BK.numpy(), value_BK.numpy()

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from avrec.batch import MODALITIES
 from avrec.errors import UserError
 from avrec.run.config import instantiate
-from avrec.run.measure import Asked, Validate, read_columns
+from avrec.run.evaluation import EvaluationSpec, Validate, read_columns
 from avrec.run.redact import hidden
 from avrec.run.validation import validate
 
@@ -149,7 +149,7 @@ def build_run(cfg: "DictConfig") -> Run:
     validate(cfg)
     source = build_source(cfg)
     data = build_data(cfg, source)
-    read_columns(data, Asked.of(cfg.evaluation))
+    read_columns(data, EvaluationSpec.of(cfg.evaluation))
     # Not sooner: it takes seconds, and a mistake in the data is said before.
     import pytorch_lightning as pl
 
@@ -158,7 +158,7 @@ def build_run(cfg: "DictConfig") -> Run:
     module = build_module(cfg, data, measured)
     if "diversity" in cfg.evaluation.metrics and module.item_tower.modalities == ["identity"]:
         raise UserError(
-            "evaluation.metrics: diversity compares what items are, and no encoder reads content. Leave it out."
+            "evaluation.metrics: diversity needs an encoder that reads content. Remove it from the metrics."
         )
     # The copy shares what content is prepared with: a tokenizer is learned, or comes with weights, later than this.
     shared = {id(encoder.preprocess): encoder.preprocess for encoder in module.item_tower.encoders.values()}

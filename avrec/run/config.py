@@ -2,6 +2,8 @@
 
 import importlib
 import re
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from avrec.errors import UserError
-from avrec.run.redact import hidden
+from avrec.run.redact import hidden, masked
 from avrec.run.validation import CONF as CONF
 from avrec.run.validation import REQUIRED, validate_node
 
@@ -145,6 +147,17 @@ def check_run_dir(cfg: DictConfig) -> None:
         raise UserError(
             f"run_dir={cfg.run_dir} would leave the log elsewhere. Give hydra.run.dir={cfg.run_dir} instead."
         )
+
+
+def command_line() -> str:
+    """The command that is running, without secrets; of a sweep's trial, the one that trains it alone."""
+    from hydra.core.hydra_config import HydraConfig
+
+    arguments = sys.argv[1:]
+    if HydraConfig.initialized() and {"-m", "--multirun"} & set(arguments):
+        arguments = list(HydraConfig.get().overrides.task)
+    name = Path(sys.argv[0]).name
+    return masked(f"{'python ' * name.endswith('.py')}{name} {shlex.join(arguments)}")
 
 
 def one_of(cfg: Any, *keys: str) -> str:

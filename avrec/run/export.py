@@ -186,8 +186,8 @@ class _Job:
     def _recall(self, item_ND: Array, query_ED: Array) -> dict[str, float]:
         import torch
 
+        from avrec.evaluation.evaluator import fast_metrics
         from avrec.evaluation.ranking import EmbeddingScorer
-        from avrec.evaluation.results import fast_metrics
 
         names = [f"{metric}@{k}" for k in self.run.cfg.evaluation.ks for metric in ("recall", "ndcg")]
         scorer = EmbeddingScorer(torch.from_numpy(query_ED), torch.from_numpy(item_ND))

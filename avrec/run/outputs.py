@@ -1,4 +1,4 @@
-"""What a run leaves: embeddings, the report, its summary."""
+"""The outputs of a run: embeddings, report, summary of the data."""
 
 import json
 import logging
@@ -9,12 +9,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
+from avrec.data.splits import ROLES
+from avrec.evaluation.results import Result
+from avrec.io import moment
 from avrec.ranking_task import Ragged
+from avrec.report.data import gather
+from avrec.report.inputs import ReportInputs
+from avrec.report.page import write
 from avrec.run.build import Run
+from avrec.run.config import command_line
+from avrec.run.tracking import code_version
 
 if TYPE_CHECKING:
     from avrec.data.datamodule import TwoTowerData
-    from avrec.evaluation.results import Result
     from avrec.training.module import TwoTowerModule
 
 log = logging.getLogger(__name__)
@@ -39,11 +48,9 @@ class Timing:
 def write_embeddings(module: "TwoTowerModule", data: "TwoTowerData", folder: Path) -> None:
     """The catalogue's embeddings and the test users' queries as Parquet.
 
-    Items go by their ids, users by their numbers (places in ``data.catalogue.user_ids``): no person is named outside
-    the catalogue.
+    Items are named by their ids, users by their index in ``data.catalogue.user_ids``, so that no user id leaves the
+    catalogue.
     """
-    import polars as pl
-
     folder.mkdir(parents=True, exist_ok=True)
     items = [item.item_id for item in data.catalogue.items]
     users = data.tasks["test"].user_index_E
@@ -56,29 +63,24 @@ def write_embeddings(module: "TwoTowerModule", data: "TwoTowerData", folder: Pat
 
 def write_report(
     run: Run,
-    results: "Sequence[Result]",
+    results: Sequence[Result],
     run_dir: Path,
     path: Path,
     timing: Timing,
     summary: dict[str, Any],
-    which: str = "test",
+    split: str = "test",
 ) -> None:
-    """Write the report.html of a run measured on ``which``; its curves are in ``run_dir``.
+    """Write the report.html of a run evaluated on ``split``; its curves are in ``run_dir``.
 
-    What goes wrong on the way is a warning: the run itself is done.
+    An error is logged as a warning: the results are written already.
     """
     try:
-        from avrec.evaluation.ablation import apart
-        from avrec.report.data import gather
-        from avrec.report.inputs import Material
-        from avrec.report.page import write
-
-        data, task, known = run.data, run.data.tasks[which], run.data.known(which)
-        catalogue, parts, curves = data.catalogue, apart(results), run_dir / "curves.json"
-        material = Material(
+        data, task, known = run.data, run.data.tasks[split], run.data.known(split)
+        catalogue, curves = data.catalogue, run_dir / "curves.json"
+        inputs = ReportInputs(
             name=run_dir.name,
             task=task,
-            results=parts.whole,
+            results=results,
             query_ED=run.module.query_ED,
             item_ND=run.module.item_ND,
             history=Ragged(known.starts, known.item).take(task.user_index_E),
@@ -87,35 +89,37 @@ def write_report(
             user_ids=[str(user) for user in task.user_index_E],
             labels=catalogue.labels,
             label_name=catalogue.label_name,
-            hidden=parts.hidden,
-            shares=parts.shares,
             health=summary.get("health", {}),
             curve=json.loads(curves.read_text(encoding="utf-8")) if curves.is_file() else [],
             about=_about(run, timing, summary),
         )
-        write(gather(material), path)
+        write(gather(inputs), path)
         log.info("report: %s", path)
-    except Exception as error:  # of whatever kind: the numbers are written, and hours of training behind them
+    except Exception as error:  # a report is not worth the end of a run
         log.warning("%s was not written: %s: %s", path, type(error).__name__, error)
 
 
 def _about(run: Run, timing: Timing, summary: dict[str, Any]) -> dict[str, str]:
     counts = {name: value for name, value in summary.items() if isinstance(value, int)}
-    return {
+    rates = {name: value for name, value in run.cfg.optimizer.items() if str(name).endswith("lr")}
+    about = {
+        "date": moment(time.time()),
+        "command": command_line(),
+        "commit": code_version()["commit"],
         "catalogue": str(run.data.catalogue.root),
         **{name.replace("_", " "): f"{value:,}" for name, value in counts.items()},
         "items with": ", ".join(f"{name} {value:,}" for name, value in summary["present"].items()),
         "objective": str(run.cfg.objective.get("_target_", "")).rpartition(".")[2],
+        "learning rate": ", ".join(f"{name} {value:g}" for name, value in rates.items()),
         "dimensions": str(run.cfg.dim),
         "seed": str(run.cfg.seed),
         "seconds": ", ".join(f"{name} {seconds:.0f}" for name, seconds in timing.seconds.items()),
     }
+    return {name: value for name, value in about.items() if value}
 
 
 def data_summary(data: "TwoTowerData") -> dict[str, Any]:
     """Counts for metrics.json."""
-    from avrec.data.splits import ROLES
-
     return {
         "items": len(data.catalogue.items),
         "users": len(data.catalogue.user_ids),
@@ -123,5 +127,5 @@ def data_summary(data: "TwoTowerData") -> dict[str, Any]:
         **{name: int((data.split.role == role).sum()) for name, role in ROLES.items()},
         "cold_items": int((~data.trained_N).sum()),
         "present": {name: int(c.present_N.sum()) for name, c in data.items.content.items()},
-        "dropped": {which: task.dropped for which, task in data.tasks.items()},
+        "dropped": {split: task.dropped for split, task in data.tasks.items()},
     }

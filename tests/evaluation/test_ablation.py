@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from avrec.evaluation.ablation import VARIANCE, ablation, apart
+from avrec.evaluation.ablation import ablation
+from avrec.evaluation.evaluator import evaluate
 from avrec.evaluation.ranking import EmbeddingScorer
-from avrec.evaluation.results import evaluate
+from avrec.evaluation.results import of_kind
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def planted(make_task, rng):
 def test_what_tells_all_is_missed_and_noise_is_not(planted):
     embed, task, asked = planted
     results = ablation(embed, ["text", "audio"], task)
-    value = {r.model if not r.metric.startswith(VARIANCE) else r.metric: r.value for r in results}
+    value = {r.metric if r.kind == "variance_share" else r.model: r.value for r in results}
     assert value["avrec, text alone"] == 1
     assert value["avrec without audio"] == 1
     assert value["avrec without text"] == value["avrec, audio alone"] < 0.5
@@ -56,13 +57,19 @@ def test_the_model_with_something_hidden_is_no_baseline(planted):
     embed, task, _ = planted
     whole = evaluate("avrec", EmbeddingScorer(*embed(np.ones(2, bool))), task, (10,), ("ndcg",))
     ablated = ablation(embed, ["text", "audio"], task)
-    parts = apart([*whole, *ablated])
-    assert parts.whole == whole
-    assert {r.model for r in parts.hidden} == {
-        "avrec without text",
-        "avrec without audio",
-        "avrec, text alone",
-        "avrec, audio alone",
-    }
-    assert [r.metric for r in parts.shares] == ["score_variance/text", "score_variance/audio"]
-    assert len(parts.hidden) + len(parts.shares) == len(ablated)
+    results = [*whole, *ablated]
+    assert of_kind(results, "main", "slice") == whole
+    assert [(r.model, r.modality, r.slice) for r in of_kind(results, "without")] == [
+        ("avrec without text", "text", "all"),
+        ("avrec without audio", "audio", "all"),
+    ]
+    assert [(r.model, r.modality, r.slice) for r in of_kind(results, "alone")] == [
+        ("avrec, text alone", "text", "all"),
+        ("avrec, audio alone", "audio", "all"),
+    ]
+    shares = of_kind(results, "variance_share")
+    assert [(r.metric, r.modality) for r in shares] == [
+        ("score_variance/text", "text"),
+        ("score_variance/audio", "audio"),
+    ]
+    assert len(ablated) == 6

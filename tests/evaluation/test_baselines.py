@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from avrec.evaluation.baselines import PopularityScorer, RandomScorer, ScoreMatrixScorer
+from avrec.evaluation.evaluator import evaluate
 from avrec.evaluation.ranking import top_k
-from avrec.evaluation.results import evaluate
 
 
 def test_popularity_ranks_the_same_for_all_but_the_seen(make_task):

@@ -81,7 +81,7 @@ def test_probabilities_that_are_kept_are_calibrated(make_task):
     bold = calibration(*calibrated_world(make_task, 0, shift=2.0))
     assert bold["calibration_ratio"] > 2
     assert bold["calibration_error"] > 0.3
-    assert "promises 5" in warnings_of(bold, 40)[0]
+    assert "predicts 5" in warnings_of(bold, 40)[0]
 
 
 @given(seed=st.integers(0, 2**32))

@@ -10,9 +10,10 @@ import torch
 from avrec.evaluation import health
 from avrec.evaluation.baselines import RandomScorer
 from avrec.evaluation.comparison import Comparison
+from avrec.evaluation.evaluator import evaluate
 from avrec.evaluation.list_metrics import LIST_METRICS
 from avrec.evaluation.metrics import METRICS
-from avrec.evaluation.results import Result, evaluate
+from avrec.evaluation.results import Result
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text()
 

@@ -6,18 +6,11 @@ import pytest
 from rich.console import Console
 
 from avrec.evaluation.baselines import PopularityScorer, RandomScorer, ScoreMatrixScorer
+from avrec.evaluation.evaluator import evaluate, fast_metrics, user_values
 from avrec.evaluation.list_metrics import LIST_METRICS, novelty_at_k
 from avrec.evaluation.metrics import METRICS
 from avrec.evaluation.ranking import top_k
-from avrec.evaluation.results import (
-    Result,
-    evaluate,
-    fast_metrics,
-    read_results,
-    results_table,
-    user_values,
-    write_results,
-)
+from avrec.evaluation.results import Result, read_results, results_table, write_results
 from avrec.evaluation.slices import item_slices, slices_of, user_slices
 
 
@@ -131,6 +124,7 @@ def test_protocol_travels_with_the_number(task):
             "k": 10,
             "interval": "bootstrap over users, 1000 samples, 95 %",
         },
+        "kind": "main",
     }
 
 
@@ -152,7 +146,7 @@ def test_fast_metrics_leave_out_cold_without_cold_items(make_task):
 
 @pytest.mark.parametrize("name", ["ndgc@10", "ndcg", "ndcg@0", "warm/ndcg@10", "ndcg@ten"])
 def test_unknown_metric_names_are_refused(task, name):
-    with pytest.raises(ValueError, match="Give one or more of recall, ndcg|cannot be read; write recall@10"):
+    with pytest.raises(ValueError, match="metrics must be a list of recall, ndcg|must be METRIC@K"):
         fast_metrics(RandomScorer(task, 40), task, [name])
 
 
@@ -280,6 +274,24 @@ def test_two_runs_write_the_same_bytes_and_read_back(task, tmp_path):
     assert report.timing == {"fit": 1 / 3}
     assert report.data == {"items": 40}
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["metrics.json"]
+
+
+def test_files_written_before_results_had_kinds_are_read(task, tmp_path):
+    slices = user_slices(task, "parity", np.arange(60) % 2)
+    results = evaluate("avrec", RandomScorer(task, 40), task, slices=slices)
+    changes = [
+        {"model": "avrec without text", "kind": "without", "modality": "text"},
+        {"model": "avrec, text alone", "kind": "alone", "modality": "text"},
+        {"metric": "score_variance/text", "kind": "variance_share", "modality": "text"},
+    ]
+    results += [replace(results[0], **change) for change in changes]
+    entries = [result.as_dict() for result in results]
+    for entry in entries:
+        for name in ("kind", "group", "label", "modality"):
+            entry.pop(name, None)
+    (tmp_path / "old.json").write_text(json.dumps({"results": entries, "timing": {}, "data": {}}))
+    assert read_results(tmp_path / "old.json").results == results
+    assert {result.kind for result in results} == {"main", "slice", "without", "alone", "variance_share"}
 
 
 def test_what_cannot_be_written_leaves_the_old_file(tmp_path):

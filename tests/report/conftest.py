@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 
 from avrec.content.items import RawItem
-from avrec.evaluation.ablation import ablation, apart
+from avrec.evaluation.ablation import ablation
 from avrec.evaluation.baselines import PopularityScorer
+from avrec.evaluation.evaluator import evaluate
 from avrec.evaluation.ranking import EmbeddingScorer
-from avrec.evaluation.results import evaluate
 from avrec.evaluation.slices import item_slices, user_slices
 from avrec.ranking_task import Ragged, RankingTask
 from avrec.report.data import gather
-from avrec.report.inputs import Material
+from avrec.report.inputs import ReportInputs
 from avrec.report.page import render
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> & \"'</style>"
@@ -24,7 +24,7 @@ ITEMS, USERS = 12, 9
 
 
 @pytest.fixture(scope="session")
-def material(tmp_path_factory) -> Material:
+def material(tmp_path_factory) -> ReportInputs:
     root = tmp_path_factory.mktemp("catalogue")
     rng = np.random.default_rng(0)
     items = []
@@ -61,11 +61,11 @@ def material(tmp_path_factory) -> Material:
         kept = sum((torch.tensor(keep[name]) for name, yes in zip(keep, keep_M, strict=True) if yes), torch.zeros(4))
         return query_ED * kept, item_ND
 
-    apart_parts = apart(ablation(embed, list(keep), task))
-    return Material(
+    measured = [r for name, scorer in scorers.items() for r in evaluate(name, scorer, task, slices=parts)]
+    return ReportInputs(
         name=EVIL,
         task=task,
-        results=[r for name, scorer in scorers.items() for r in evaluate(name, scorer, task, slices=parts)],
+        results=[*measured, *ablation(embed, list(keep), task)],
         query_ED=query_ED,
         item_ND=item_ND,
         history=Ragged.of(history),
@@ -74,8 +74,6 @@ def material(tmp_path_factory) -> Material:
         user_ids=[f"<b>user{n}" for n in range(USERS)],
         labels=["<i>funny", "sad", ""] * 4,
         label_name="<u>mood",
-        hidden=apart_parts.hidden,
-        shares=apart_parts.shares,
         health={"alignment": 1.25, "item_effective_rank": 2.0, "new_number": 3, "warnings": [f"items: {EVIL}"]},
         curve=[{"epoch": e, "step": e, "train/loss": 3.0 - e, "val/ndcg@10": 0.1 * e} for e in (1, 2, 3)],
         about={"<b>objective": EVIL},

@@ -1,26 +1,19 @@
-"""The page of avrec.report.page in a real headless Chromium, driven over its DevTools pipe: no package is needed."""
+"""The page of avrec.report.page in a real headless Chromium, driven by Playwright."""
 
-import json
-import os
-import select
 import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+sync_api = pytest.importorskip("playwright.sync_api")
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ["background-networking", "component-update", "gpu", "sync"]
 FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--no-first-run",
-    "--remote-debugging-pipe",
-    *(f"--disable-{it}" for it in QUIET),
+    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    "--host-resolver-rules=MAP * ~NOTFOUND",
 ]
-KEYS = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 
@@ -29,117 +22,58 @@ class Browser:
     """One tab.
 
     Attributes:
-        requests: addresses of all that was asked for since the page was opened.
-        complaints: since then, console messages, uncaught errors, dialogs and what the browser logged itself.
+        requests: addresses requested since the page was opened.
+        complaints: since then, console messages, uncaught errors, dialogs and failed requests.
     """
 
-    def __init__(self, profile: Path) -> None:
-        # It reads file descriptor 3 and writes 4.
-        to_read, self.pipe_in = os.pipe()
-        self.pipe_out, to_write = os.pipe()
-        shell = ["bash", "-c", f'exec "$@" 3<&{to_read} 4>&{to_write}', "bash"]
-        nowhere = "--host-resolver-rules=MAP * ~NOTFOUND"
-        command = [*shell, str(CHROMIUM), *FLAGS, nowhere, f"--user-data-dir={profile}", "about:blank"]
-        self.process = subprocess.Popen(command, pass_fds=(to_read, to_write), stderr=subprocess.DEVNULL)
-        os.close(to_read)
-        os.close(to_write)
-        self.left, self.number, self.session = b"", 0, ""
+    def __init__(self, chromium: Any) -> None:
+        self.chromium = chromium
+        self.tab: Any = None
         self.requests: list[str] = []
         self.complaints: list[str] = []
-        targets = self.send("Target.getTargets")["targetInfos"]
-        page = next(target["targetId"] for target in targets if target["type"] == "page")
-        self.session = self.send("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.send(f"{domain}.enable")
-
-    def send(self, method: str, **params: Any) -> dict[str, Any]:
-        """Ask for something and wait for the answer."""
-        number = self._ask(method, **params)
-        while (answer := self._receive()).get("id") != number:
-            if "method" in answer:
-                self._note(answer["method"], answer["params"])
-        assert "error" not in answer, (method, answer)
-        return answer["result"]
-
-    def _ask(self, method: str, **params: Any) -> int:
-        self.number += 1
-        session = {"sessionId": self.session} if self.session else {}
-        message = {"id": self.number, "method": method, "params": params, **session}
-        os.write(self.pipe_in, json.dumps(message).encode() + b"\0")
-        return self.number
-
-    def _receive(self) -> dict[str, Any]:
-        while b"\0" not in self.left:
-            assert select.select([self.pipe_out], [], [], 30)[0], "Chromium is silent"
-            got = os.read(self.pipe_out, 1 << 20)
-            assert got, "Chromium has gone"
-            self.left += got
-        message, _, self.left = self.left.partition(b"\0")
-        return json.loads(message)
-
-    def _note(self, method: str, params: dict[str, Any]) -> None:
-        if method == "Network.requestWillBeSent":
-            self.requests.append(params["request"]["url"])
-        elif method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
-            self.complaints.append(json.dumps(params))
-        elif method == "Page.javascriptDialogOpening":
-            self.complaints.append(params["message"])
-            self._ask("Page.handleJavaScriptDialog", accept=True)
 
     def open(self, path: Path, width: int = 1280, scheme: str = "light") -> None:
-        """Load a file, on a phone where the width is one's, and wait for all of it."""
-        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.send("Emulation.setDeviceMetricsOverride", **size)
-        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.send("Page.navigate", url="about:blank")
+        """Load a file, on a phone if the width is one's."""
+        if self.tab:
+            self.tab.context.close()
+        size = {"width": width, "height": 800}
+        phone = {"is_mobile": True, "has_touch": True} if width < 600 else {}
+        self.tab = self.chromium.new_context(viewport=size, color_scheme=scheme, **phone).new_page()
         self.requests, self.complaints = [], []
-        self.send("Page.navigate", url=path.as_uri())
-        self.until(f"location.href === {json.dumps(path.as_uri())} && document.readyState === 'complete'")
+        self.tab.on("request", lambda request: self.requests.append(request.url))
+        self.tab.on("console", lambda message: self.complaints.append(message.text))
+        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.tab.on("requestfailed", lambda request: self.complaints.append(str(request.failure)))
+        self.tab.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.accept()))
+        self.tab.goto(path.as_uri())
 
     def run(self, script: str) -> Any:
-        """What an expression gives in the page."""
-        answer = self.send("Runtime.evaluate", expression=script, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
+        """The value of an expression in the page."""
+        return self.tab.evaluate(script)
 
     def until(self, script: str) -> None:
         """Wait until an expression is true."""
+        # wait_for_function evaluates strings in the page, which its content security policy forbids.
         end = time.monotonic() + 15
         while not self.run(script):
             assert time.monotonic() < end, f"never true: {script}"
-            time.sleep(0.02)
-
-    def mouse(self, x: float, y: float, *kinds: str) -> None:
-        """Move there, or press and release there."""
-        for kind in kinds:
-            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+            self.tab.wait_for_timeout(20)
 
     def click(self, element: str) -> None:
-        """Click the middle of what an expression gives."""
-        script = "(e => { e.scrollIntoView({block: 'center'}); return {...e.getBoundingClientRect().toJSON()} })"
-        box = self.run(f"{script}({element})")
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        self.mouse(x, y, "mousePressed", "mouseReleased")
+        """Click the middle of an expression's element."""
+        self.tab.evaluate_handle(element).as_element().click()
 
     def press(self, key: str) -> None:
-        """A key, by the name that scripts see."""
-        pressed = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
-        self.send("Input.dispatchKeyEvent", type="keyDown", **pressed, **({"text": "\r"} if key == "Enter" else {}))
-        self.send("Input.dispatchKeyEvent", type="keyUp", **pressed)
-
-    def close(self) -> None:
-        """End it."""
-        self.process.terminate()
-        self.process.wait(20)
-        os.close(self.pipe_in)
-        os.close(self.pipe_out)
+        """Press a key, by the name that scripts see."""
+        self.tab.keyboard.press(key)
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    found = Browser(tmp_path_factory.mktemp("profile"))
-    yield found
-    found.close()
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield Browser(chromium)
+        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +121,7 @@ def test_hovering_the_map_shows_title_and_poster(browser, file, material):
     place = f"new DOMPoint(...data.points[5].slice(0, 2)).matrixTransform({matrix})"
     at = browser.run(f"(p => [p.x, p.y])({place})")
     assert browser.run("tip.hidden")
-    browser.mouse(*at, "mouseMoved")
+    browser.tab.mouse.move(*at)
     browser.until("!tip.hidden")
     assert browser.run("tip.querySelector('span').textContent") == material.titles[5]
     assert browser.run("tip.querySelector('small').textContent") == "other"
@@ -195,7 +129,7 @@ def test_hovering_the_map_shows_title_and_poster(browser, file, material):
         'url("data:image/jpeg'
     )
     assert browser.run("tip.querySelector('.mini').offsetHeight") > 30
-    browser.mouse(5, 5, "mouseMoved")
+    browser.tab.mouse.move(5, 5)
     browser.until("tip.hidden")
     assert browser.complaints == []
 

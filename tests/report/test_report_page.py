@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from avrec.content.items import RawItem
+from avrec.evaluation.evaluator import evaluate
 from avrec.evaluation.ranking import EmbeddingScorer, top_k
-from avrec.evaluation.results import evaluate
+from avrec.evaluation.results import of_kind
 from avrec.report.data import gather
 from avrec.report.gallery import people
 from avrec.report.item_map import item_map
@@ -67,7 +68,7 @@ def test_every_section_is_there(page):
 
 
 def test_the_tables_numbers_are_the_results(material, page):
-    for result in (r for r in material.results if not r.of_label):
+    for result in of_kind(material.results, "main"):
         table = next(t for t in tables(material.results) if t["key"] == result.slice)
         row = next(r for r in table["rows"] if r["name"] == result.model)
         place = [name.lower() for name in table["metrics"]].index(result.metric)
@@ -94,13 +95,13 @@ def test_more_is_not_better_of_lists_and_what_has_no_interval_shows_none(materia
 
 def test_slices_stand_by_kind(material):
     panels = slice_panels(material.results)
-    # All users have one history length: that says what "Everything" says.
+    # All users have one history length: that repeats "All items".
     assert [panel.title for panel in panels] == ["Overall", "<b>kind"]
     assert [[bar.name for bar in panel.bars] for panel in panels] == [
-        ["Everything", "New items", "New items, apart"],
+        ["All items", "Cold items", "Cold items only"],
         ["<i>a", "<u>b"],
     ]
-    by_key = {(r.slice, r.model): r for r in material.results if r.metric == "ndcg@10"}
+    by_key = {(r.slice, r.model): r for r in of_kind(material.results, "main", "slice") if r.metric == "ndcg@10"}
     assert panels[1].bars[0].own == by_key["<b>kind: <i>a", "avrec"]
     assert panels[1].bars[0].mark == by_key["<b>kind: <i>a", "popularity"]
     assert slice_panels([]) == []
@@ -108,7 +109,7 @@ def test_slices_stand_by_kind(material):
 
 def test_bars_are_as_long_as_their_numbers_and_stay_in_their_panel(material, page):
     panels = slice_panels(material.results)
-    panels += [panel for *_, found in hidden_panels(material.results, material.hidden) for panel in found]
+    panels += [panel for *_, found in hidden_panels(material.results) for panel in found]
     for panel in panels:
         assert panel.users == (panel.bars[0].own.users if len({bar.own.users for bar in panel.bars}) == 1 else 0)
         for bar in panel.bars:
@@ -120,38 +121,42 @@ def test_bars_are_as_long_as_their_numbers_and_stay_in_their_panel(material, pag
 
 def test_many_slices_of_a_kind_are_folded(material):
     (one, *_) = [r for r in material.results if (r.slice, r.model, r.metric) == ("all", "avrec", "ndcg@10")]
-    many = [replace(one, slice=f"genre: {n}", value=n / 20) for n in range(15)]
+    many = [
+        replace(one, slice=f"genre: {n}", value=n / 20, kind="slice", group="genre", label=str(n)) for n in range(15)
+    ]
     parsed = Page(render(gather(replace(material, results=[*material.results, *many]))))
     assert [tag for tag, _ in parsed.tags].count("details") == 1
     assert "3 more" in parsed.texts
 
 
 def test_the_model_with_modalities_hidden_is_beside_the_whole_model(material, page):
-    tabs = hidden_panels(material.results, material.hidden)
-    assert [title for title, *_ in tabs] == ["Everything", "New items", "New items, apart"]
+    tabs = hidden_panels(material.results)
+    assert [title for title, *_ in tabs] == ["All items", "Cold items", "Cold items only"]
     for (_, _, (hidden, alone)), name in zip(tabs, ("all", "cold_items", "cold_candidates"), strict=True):
         assert [bar.name for bar in hidden.bars] == ["all modalities", "without text", "without <b>audio"]
         assert [bar.name for bar in alone.bars] == ["all modalities", "text alone", "<b>audio alone"]
         assert hidden.unit == alone.unit
         assert {(bar.own.slice, bar.own.metric) for bar in (*hidden.bars, *alone.bars)} == {(name, "ndcg@10")}
-    shares = [f"{100 * r.value:.0f} %" for r in material.shares]
+    shares = [f"{100 * r.value:.0f} %" for r in of_kind(material.results, "variance_share")]
     assert len(shares) == 2
     assert all(f"<b>{share}</b>" in page for share in shares)
 
 
 def test_a_model_of_one_modality_has_no_ablation(material):
-    assert "Not measured: the model has one modality" in render(gather(replace(material, hidden=[], shares=[])))
+    assert "Not measured: the model has one modality" in render(
+        gather(replace(material, results=of_kind(material.results, "main", "slice")))
+    )
 
 
 def test_what_is_off_stands_first_and_else_one_calm_line(material, page):
     texts = Page(page).texts
     assert texts.index(f"Items: {EVIL}") < next(n for n, text in enumerate(texts) if text.startswith("For "))
-    assert "nothing is off" not in page
+    assert "no warnings" not in page
     well = render(gather(replace(material, health={"alignment": 1.0, "warnings": []})))
-    assert "nothing is off" in well
+    assert "no warnings" in well
     assert '<ul class="warnings"' not in well
     unmeasured = render(gather(replace(material, health={})))
-    assert "nothing is off" not in unmeasured
+    assert "no warnings" not in unmeasured
     assert "Not measured." in unmeasured
 
 
@@ -228,9 +233,9 @@ def test_the_map_is_the_same_each_time_and_draws_nothing_from_the_runs_generator
     assert all(0 <= p.x <= 1 and 0 <= p.y <= 1 for p in first.points)
 
 
-def test_items_without_kinds_are_new_or_not(material):
+def test_items_without_labels_are_cold_or_warm(material):
     drawn = item_map(replace(material, labels=[], label_name=""))
-    assert dict(drawn.groups) == {"in training": 10, "new: not in training": 2}
+    assert dict(drawn.groups) == {"warm: in training": 10, "cold: not in training": 2}
 
 
 @pytest.mark.parametrize("vectors", [torch.zeros(ITEMS, 4), torch.full((ITEMS, 4), torch.nan), torch.ones(ITEMS, 1)])
@@ -241,7 +246,7 @@ def test_items_that_cannot_be_told_apart_have_no_map(material, vectors):
 def test_a_run_without_curves_and_pictures_has_a_page(material):
     bare = replace(material, curve=[], items=[RawItem(f"i{n}") for n in range(ITEMS)], titles=[""] * ITEMS)
     text = render(gather(bare))
-    assert "kept no curves" in text
+    assert "No curves were logged" in text
     assert "data:image" not in text
     assert "<audio" not in text
     assert ">i7<" in text.replace("\n", "")
@@ -272,7 +277,7 @@ def test_titles_of_any_characters_can_be_written(material, tmp_path):
 
 
 def test_a_run_writes_its_report_and_never_ends_of_it(compose_cfg, tmp_path: Path, caplog):
-    from avrec.run import build, measure, outputs
+    from avrec.run import build, evaluation, outputs
 
     run = build.build_run(compose_cfg())
     run.data.prepare_data()
@@ -283,13 +288,16 @@ def test_a_run_writes_its_report_and_never_ends_of_it(compose_cfg, tmp_path: Pat
     results = evaluate("avrec", EmbeddingScorer(run.module.query_ED, run.module.item_ND), task)
     (tmp_path / "curves.json").write_text('[{"epoch": 1, "val/ndcg@10": 0.5}]')
     out = tmp_path / "report.html"
-    summary = outputs.data_summary(run.data) | measure.check_health(run.module, run.data)
+    summary = outputs.data_summary(run.data) | evaluation.check_health(run.module, run.data)
     outputs.write_report(run, results, tmp_path, out, outputs.Timing(), summary)
     text = out.read_text(encoding="utf-8")
     assert "coloured by planted theme" in text
     assert "epoch 1: 0.5000" in text
     assert "data:audio/mpeg" in text
     assert "effective rank, items" in text
+    about = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", text.partition('id="about"')[2]))
+    assert {"date", "command", "objective", "dimensions", "seed"} <= set(about)
+    assert about["learning rate"].startswith(f"lr {run.cfg.optimizer.lr:g}")
     out.unlink()
     run.module.query_ED = run.module.query_ED * torch.nan
     outputs.write_report(run, results, tmp_path, out, outputs.Timing(), summary)
