@@ -34,7 +34,7 @@ class Limits:
     def __post_init__(self) -> None:
         for limit in fields(self):
             if not (value := getattr(self, limit.name)) > 0:
-                raise UserError(f"datamodule.prepare.limits.{limit.name}={value} is not possible. Give more than 0.")
+                raise UserError(f"datamodule.prepare.limits.{limit.name} must be positive; got {value}.")
 
     def check(self, name: str, value: float, what: str) -> None:
         """Refuse ``what`` with an ``UnusableError`` where ``value`` is above the limit ``name``."""

@@ -59,11 +59,11 @@ def prepare_content(
     """
     if workers < 0 or not 0 <= max_failed_share <= 1:
         raise UserError(
-            f"workers={workers} and max_failed_share={max_failed_share} were given; give a number of processes "
-            "from 0, and a share from 0 to 1."
+            f"workers must be at least 0 and max_failed_share a share from 0 to 1; got {workers} and "
+            f"{max_failed_share}."
         )
     if executor not in EXECUTORS:
-        raise UserError(f"executor={executor} is not known. Give {' or '.join(EXECUTORS)}.")
+        raise UserError(f"executor must be {' or '.join(EXECUTORS)}; got {executor}.")
     limits = limits or Limits()
     cache_dir = Path(cache_dir)
     settings = {"preprocess": preprocess.settings(), "request": asdict(preprocess.request())}
@@ -145,7 +145,7 @@ def _report_failures(
         enough = math.ceil(100 * failed / named) / 100
         raise UserError(
             f"{found} ({failed / named:.1%}); at most {max_failed_share:.1%} may. The first: {first}. "
-            f"All of them are listed in {report}. Mend or remove these files, or raise the limit with "
+            f"All of them are listed in {report}. Repair or remove these files, or raise the limit with "
             f"datamodule.prepare.max_failed_share={enough}."
         )
-    logger.warning("%s; training goes on without. The first: %s. All of them: %s", found, first, report)
+    logger.warning("%s; training continues without them. The first: %s. All of them: %s", found, first, report)

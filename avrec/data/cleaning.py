@@ -46,10 +46,10 @@ class Cleaning:
     def __post_init__(self) -> None:
         for name in ("duplicates", "repeats"):
             if getattr(self, name) not in SAME:
-                raise UserError(f"data.clean.{name}={getattr(self, name)} is not known. Give one of {', '.join(SAME)}.")
+                raise UserError(f"data.clean.{name} must be one of {', '.join(SAME)}; got {getattr(self, name)}.")
         for name in ("min_per_user", "min_per_item"):
             if getattr(self, name) < 0:
-                raise UserError(f"data.clean.{name}={getattr(self, name)} is negative. Give 0 or more.")
+                raise UserError(f"data.clean.{name} must be at least 0; got {getattr(self, name)}.")
 
     def __call__(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, list[Step]]:
         """The rows (user, item, time, feedback) that stay, in their order, and what each step did.

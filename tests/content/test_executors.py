@@ -102,5 +102,5 @@ def test_ray_that_is_missing_says_what_to_install(tmp_path: Path, monkeypatch: p
 
 def test_an_unknown_executor_names_those_there_are(tmp_path: Path) -> None:
     assert list(EXECUTORS) == ["local", "ray"]
-    with pytest.raises(UserError, match="executor=spark is not known. Give local or ray"):
+    with pytest.raises(UserError, match="executor must be local or ray; got spark"):
         prepare_content([], VisionPreprocess(size=8), tmp_path, executor="spark")

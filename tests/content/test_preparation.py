@@ -341,7 +341,7 @@ def test_what_failed_is_tried_again_under_other_limits(items: list[RawItem], cac
 
 @pytest.mark.parametrize("limit", ["pixels", "seconds", "frames", "item_seconds", "memory_gib"])
 def test_limits_are_above_zero(limit: str) -> None:
-    with pytest.raises(UserError, match=rf"datamodule\.prepare\.limits\.{limit}=0 is not possible"):
+    with pytest.raises(UserError, match=rf"datamodule\.prepare\.limits\.{limit} must be positive; got 0"):
         Limits(**{limit: 0})
 
 

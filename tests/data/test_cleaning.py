@@ -86,5 +86,5 @@ def test_one_row_of_each_pair_is_left_and_sums_keep_the_total(entries, policy):
 )
 def test_impossible_settings(wrong):
     ((name, value),) = wrong.items()
-    with pytest.raises(UserError, match=rf"data\.clean\.{name}={value} is (not known|negative)\. Give"):
+    with pytest.raises(UserError, match=rf"data\.clean\.{name} must be (one of|at least 0).*; got {value}"):
         Cleaning(**wrong)

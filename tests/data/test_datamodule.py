@@ -226,16 +226,16 @@ def test_loaders_leave_the_random_numbers_of_training_alone(workers):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"users_per_batch": 0}, r"users_per_batch=0 is not possible\. Give a number of at least 1"),
-        ({"history_length": -1}, r"history_length=-1 is not possible\. Give a number of at least 1"),
-        ({"loader_workers": -1}, r"loader_workers=-1 is not possible\. Give a number of at least 0"),
+        ({"users_per_batch": 0}, r"users_per_batch must be at least 1; got 0"),
+        ({"history_length": -1}, r"history_length must be at least 1; got -1"),
+        ({"loader_workers": -1}, r"loader_workers must be at least 0; got -1"),
         (
             {"catalogue": catalogue_of(rows=2)},
             r"val split has no user to ask for: the log has 30 interactions of 15 users",
         ),
         (
             {"catalogue": catalogue_of(rows=1)},
-            r"The (val|test) split has no user .* Give more interactions, or another",
+            r"The (val|test) split has no user .* Use more interactions, or another",
         ),
         ({"catalogue": catalogue_of(rows=1), "splitter": Temporal(0.01, 0.01)}, "split=temporal: the log has too few"),
     ],

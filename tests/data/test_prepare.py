@@ -30,4 +30,4 @@ def test_training_finds_what_was_prepared(tmp_path: Path, compose_cfg: Any, capl
 def test_a_mistake_is_one_message(compose_cfg: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         prepare(compose_cfg("executor=spark"))
-    assert "executor=spark is not known. Give local or ray." in capsys.readouterr().err
+    assert "executor must be local or ray; got spark." in capsys.readouterr().err
