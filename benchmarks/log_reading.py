@@ -42,9 +42,9 @@ def write(root: Path, rows: int, suffix: str) -> None:
 def read(root: Path) -> None:
     """What a run does with a log before the first batch."""
     from avrec.data.cleaning import Cleaning
-    from avrec.data.sequences import Sequences
     from avrec.data.sources.folder import FolderSource
     from avrec.data.splits import Temporal
+    from avrec.data.windows import Sequences
 
     clean = Cleaning(min_feedback=1, min_per_user=2, min_per_item=2)
     catalogue = FolderSource(root, feedback="rating", feedback_map="scale", clean=clean).load()

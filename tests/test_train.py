@@ -271,7 +271,7 @@ def test_a_valid_folder_loads_in_each_format(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("mistake", "options", "message"),
     [
-        (lambda root: shutil.rmtree(root), {}, "is not a folder. Give the folder"),
+        (lambda root: shutil.rmtree(root), {}, "is not a folder. It must be the folder"),
         (lambda root: (root / "items.csv").unlink(), {}, "has no items table. It must hold exactly one of items.csv"),
         (lambda root: change(root / "items.csv", "item_id", "id"), {}, "has no column item_id. It has id, title"),
         (lambda root: (root / "interactions.csv").write_text("user_id,item_id\n"), {}, "is empty"),
@@ -288,7 +288,7 @@ def test_a_valid_folder_loads_in_each_format(folder: Path) -> None:
             {"feedback": "likes", "feedback_map": "scale"},
             "has no such column. It has user_id, item_id, timestamp, stars",
         ),
-        (lambda root: None, {"feedback_map": "sqrt"}, "Give one of implicit, scale, log1p, threshold"),
+        (lambda root: None, {"feedback_map": "sqrt"}, "must be one of implicit, scale, log1p, threshold; got sqrt"),
         (lambda root: None, {"feedback": "stars", "feedback_map": "threshold"}, "needs a limit"),
         (
             lambda root: change(root / "interactions.csv", "u,a,0", "u,a,soon"),
@@ -376,7 +376,7 @@ def test_a_misspelt_override_names_the_nearest(overrides: str, message: str, tmp
 def test_a_mistake_leaves_nothing_behind(tmp_path: Path) -> None:
     done = run_train("data=folder", "data.root=nowhere", "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.strip().endswith("Give the folder that holds items.csv and interactions.csv.")
+    assert done.stderr.strip().endswith("It must be the folder that holds items.csv and interactions.csv.")
     assert "Traceback" not in done.stderr
     assert {path.name for path in tmp_path.rglob("*")} <= {"run", "log.txt"}
 

@@ -140,7 +140,7 @@ def _report_failures(
         enough = math.ceil(100 * failed / named) / 100
         raise UserError(
             f"{found} ({failed / named:.1%}); at most {max_failed_share:.1%} may. The first: {first}. "
-            f"All of them are listed in {report}. Mend or remove these files, or raise the limit with "
+            f"All of them are listed in {report}. Repair or remove these files, or raise the limit with "
             f"datamodule.prepare.max_failed_share={enough}."
         )
-    logger.warning("%s; training goes on without. The first: %s. All of them: %s", found, first, report)
+    logger.warning("%s; training continues without them. The first: %s. All of them: %s", found, first, report)

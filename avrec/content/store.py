@@ -210,8 +210,8 @@ class ContentStore:
             write_json(path, asked)
         elif (stored := json.loads(path.read_text())) != asked:
             raise UserError(
-                f"The content store in {self.folder} holds {stored}, but {asked} is asked for. Let settings() of the "
-                "preprocess contain all that determines its output, or remove that folder."
+                f"The content store in {self.folder} holds {stored}; the preprocess declares {asked}. Its "
+                "settings() must contain all that determines its output; correct it, or remove that folder."
             )
 
     def _remove_leftovers(self) -> None:

@@ -299,8 +299,8 @@ def _in_workers(
                 if not started:
                     raise
                 raise UserError(
-                    "The worker processes ended and new ones end, too (not enough memory?). What is prepared stays: "
-                    "start again, or with fewer of them: workers=1 (of a training: datamodule.prepare.workers=1)."
+                    "Worker processes end as soon as they start (not enough memory?). Finished items are kept: start "
+                    "again, or with fewer processes: workers=1 (in training, datamodule.prepare.workers=1)."
                 ) from None
             except executor.deaths:
                 culprit, died = _culprit(journal)

@@ -8,9 +8,8 @@ import torch
 
 from avrec.batch import Array, ItemBatch, TrainBatch, UserBatch
 from avrec.content.preprocess import PreparedContent
-from avrec.data.sequences import Sequences, padded
 from avrec.data.tables import Catalogue
-from avrec.data.windows import log_inclusion
+from avrec.data.windows import Sequences, log_inclusion, padded
 
 
 class Identity:

@@ -30,7 +30,7 @@ def column(catalogue: Catalogue, name: str, what: str, whole: bool = False) -> l
     if table not in tables or own not in tables[table].columns:
         have = [f"{known}.{c}" for known, frame in tables.items() for c in frame.columns]
         raise UserError(
-            f"{what}: there is no column {name}. Give one of {', '.join(have)}."
+            f"{what}: there is no column {name}. Use one of {', '.join(have)}."
             if have
             else f"{what}: there is no column {name}. The items and users tables have none to measure by."
         )

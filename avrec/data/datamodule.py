@@ -15,10 +15,9 @@ from avrec.checked import Count, Seed, Whole, checked
 from avrec.content.preprocess import ContentTable, FrozenLayers, PreparedContent, Preprocess
 from avrec.data.collate import Identity, ItemBatches, TrainBatches, UserBatches
 from avrec.data.held_out import history_rows, ranking_task
-from avrec.data.sequences import Sequences
 from avrec.data.splits import TRAIN, Splitter
 from avrec.data.tables import Catalogue
-from avrec.data.windows import WindowSampler
+from avrec.data.windows import Sequences, WindowSampler
 from avrec.errors import UserError
 from avrec.ranking_task import RankingTask
 
@@ -68,17 +67,17 @@ class TwoTowerData(pl.LightningDataModule):
         self.split = splitter(catalogue)
         num_items = len(catalogue.items)
         self.tasks: dict[str, RankingTask] = {
-            which: ranking_task(catalogue.log, self.split, which, num_items, seen_filter) for which in ("val", "test")
+            name: ranking_task(catalogue.log, self.split, name, num_items, seen_filter) for name in ("val", "test")
         }
-        for which, task in self.tasks.items():
+        for name, task in self.tasks.items():
             if not len(task):
                 raise UserError(
-                    f"The {which} split has no user to ask for: the log has {len(catalogue.log)} interactions of "
-                    f"{len(catalogue.user_ids)} users. Give more interactions, or another split."
+                    f"The {name} split has no user to ask for: the log has {len(catalogue.log)} interactions of "
+                    f"{len(catalogue.user_ids)} users. Use more interactions, or another split."
                 )
         if not (self.split.role == TRAIN).any():
             raise UserError(
-                f"The split leaves none of the {len(catalogue.log)} interactions for training. Give smaller shares of "
+                f"The split leaves none of the {len(catalogue.log)} interactions for training. Use smaller shares of "
                 "validation and test, or another split."
             )
         self.train_sequences = self._sequences(self.split.role == TRAIN)
@@ -89,7 +88,7 @@ class TwoTowerData(pl.LightningDataModule):
         self.users = UserBatches(catalogue, self.train_sequences.lengths() > 0, history_length)
 
     def connect(self, parts: Parts) -> None:
-        """Say which content is wanted: by modality, an encoder's preprocess and frozen layers."""
+        """Set the content to read: by modality, an encoder's preprocess and frozen layers."""
         self.parts = dict(parts)
         vars(self).pop("items", None)
 
@@ -161,9 +160,9 @@ class TwoTowerData(pl.LightningDataModule):
         """The catalogue, then the test users."""
         return self.ranking_loaders("test")
 
-    def ranking_loaders(self, which: str) -> list[DataLoader[Any]]:
+    def ranking_loaders(self, split: str) -> list[DataLoader[Any]]:
         """The catalogue, then the users of a split."""
-        return [self.item_batches(), self.user_batches(which)]
+        return [self.item_batches(), self.user_batches(split)]
 
     def item_batches(self) -> DataLoader[Any]:
         """The whole catalogue in order."""
@@ -182,14 +181,14 @@ class TwoTowerData(pl.LightningDataModule):
         drawn = np.random.default_rng(self.seed).permutation(trained)[: self.ITEMS_PER_BATCH]
         return self.items(np.sort(drawn))
 
-    def user_batches(self, which: str) -> DataLoader[Any]:
+    def user_batches(self, split: str) -> DataLoader[Any]:
         """The users of a task, with the histories that the task allows."""
-        users_E, history = self.tasks[which].user_index_E, self.known(which)
+        users_E, history = self.tasks[split].user_index_E, self.known(split)
         return _in_order(users_E, self.USERS_PER_BATCH, lambda users_B: self.users.latest(users_B, history))
 
-    def known(self, which: str) -> Sequences:
+    def known(self, split: str) -> Sequences:
         """Every user's history when the rankings of a split are asked for."""
-        return self._sequences(history_rows(self.catalogue.log, self.split, which))
+        return self._sequences(history_rows(self.catalogue.log, self.split, split))
 
     def _sequences(self, keep: Any) -> Sequences:
         return Sequences.of(self.catalogue.log, keep, len(self.catalogue.user_ids))

@@ -47,11 +47,11 @@ class Feedback:
 
     def __post_init__(self) -> None:
         if self.map not in FEEDBACK_MAPS:
-            raise UserError(f"data.feedback_map={self.map} is not known. Give one of {', '.join(FEEDBACK_MAPS)}.")
+            raise UserError(f"data.feedback_map must be one of {', '.join(FEEDBACK_MAPS)}; got {self.map}.")
         if self.map != "implicit" and self.column is None:
-            raise UserError(f"data.feedback_map={self.map} needs a column: give data.feedback=COLUMN.")
+            raise UserError(f"data.feedback_map={self.map} needs a column: set data.feedback=COLUMN.")
         if self.map == "threshold" and self.threshold is None:
-            raise UserError("data.feedback_map=threshold needs a limit: give data.threshold=NUMBER.")
+            raise UserError("data.feedback_map=threshold needs a limit: set data.threshold=NUMBER.")
 
     def weights(self, value: Array, what: str) -> Array:
         """R_ui of feedback values, float32.
@@ -64,7 +64,7 @@ class Feedback:
         if value.min(initial=0) < 0:
             raise UserError(
                 f"{what} holds a negative weight ({value.min():g}, in {int((value < 0).sum())} rows). "
-                "R_ui must be ≥ 0. Shift it, or give data.feedback_map=threshold."
+                "R_ui must be ≥ 0: shift it, or use data.feedback_map=threshold."
             )
         if self.map == "scale":
             return (value / max(value.max(initial=0), 1e-12)).astype(np.float32)
@@ -208,7 +208,7 @@ def seconds_of(column: pl.Series, time: str, what: str) -> Times:
         UserError: an unknown unit, or a row that cannot be read.
     """
     if time not in TIMES:
-        raise UserError(f"data.time={time} is not known. Give one of {', '.join(TIMES)}.")
+        raise UserError(f"data.time must be one of {', '.join(TIMES)}; got {time}.")
     if column.dtype in (pl.Date, pl.Datetime):
         return Times(_seconds_of_dates(column.cast(pl.Datetime("us")), column, what), "dates")
     sample = column.drop_nulls().head(1000)

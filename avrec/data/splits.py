@@ -108,14 +108,14 @@ class Temporal(_Checked):
         if not log.has_time:
             raise UserError(
                 "split=temporal needs a timestamp column in the interactions, and there is none. "
-                "Add it, or give split=leave_last_out."
+                "Add it, or use split=leave_last_out."
             )
         val_time, test_time = _cuts(log.time, self.val_share, self.test_share)
         role = _role_at(log.time, val_time, test_time)
         if not (role == TRAIN).any() or not (role == VAL).any():
             raise UserError(
                 f"split=temporal: the log has too few distinct timestamps to be cut at {val_time:g} and "
-                f"{test_time:g}. Give other shares, or split=leave_last_out."
+                f"{test_time:g}. Use other shares, or split=leave_last_out."
             )
         protocol = {"split": "temporal", "val_from": val_time, "test_from": test_time, "leaks": "nothing"}
         return Split(role, protocol, test_time)
@@ -189,7 +189,7 @@ class ColdItems(_Checked):
             np.minimum.at(time_N, log.item, log.time)
         if not np.isfinite(time_N).any():
             column = "published column in the items" if self.by == "published" else "timestamp in the interactions"
-            raise UserError(f"split.by={self.by} needs a {column}, and there is none. Add it, or give split.by=random.")
+            raise UserError(f"split.by={self.by} needs a {column}, and there is none. Add it, or use split.by=random.")
         return time_N
 
 

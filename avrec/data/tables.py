@@ -152,7 +152,7 @@ class Table:
         # What polars calls the second column of a name.
         double = [name for column in required for name in have if name.startswith(f"{column}_duplicated_")]
         if double:
-            raise UserError(f"{self.path} has several columns {double[0].partition('_dupl')[0]}. Leave one of them.")
+            raise UserError(f"{self.path} has several columns {double[0].partition('_dupl')[0]}. Keep one of them.")
         missing = [column for column in required if column not in have]
         if missing:
             if "\ufffd" in "".join(have):  # what polars makes of it in a header
@@ -191,7 +191,9 @@ def _readable(path: Path) -> Iterator[None]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "utf-8" in reason.lower() and form_of(path) != "parquet":
             raise UserError(_no_utf8(path)) from error
-        raise UserError(f"{path} could not be read as {form_of(path)}: {reason.rstrip('.')}. Mend the file.") from error
+        raise UserError(
+            f"{path} could not be read as {form_of(path)}: {reason.rstrip('.')}. Repair the file."
+        ) from error
 
 
 def _no_utf8(path: Path) -> str:
@@ -217,7 +219,9 @@ def find_table(root: Path, name: str, optional: bool = False) -> Path | None:
         UserError: there is no such folder, no such file, or more than one.
     """
     if not root.is_dir():
-        raise UserError(f"data.root={root} is not a folder. Give the folder that holds items.csv and interactions.csv.")
+        raise UserError(
+            f"data.root={root} is not a folder. It must be the folder that holds items.csv and interactions.csv."
+        )
     found = [root / f"{name}{suffix}" for suffix in SUFFIXES if (root / f"{name}{suffix}").is_file()]
     if not found and optional:
         return None

@@ -137,18 +137,20 @@ class EmbedJob:
     classes: tuple[type[nn.Module], ...] = ()
     limits: Limits = field(default_factory=Limits)
 
-    def __call__(self, task: KeyedItems, journal: Path | None = None) -> dict[str, Any]:
+    def __call__(self, items: KeyedItems, journal: Path | None = None) -> dict[str, Any]:
         """Embed; everything is stored."""
         tower = _tower(self.tower, self.weights, self.device, self.classes)
         # Files can end a worker, and are therefore taken one by one; what has none is faster all at once.
-        alone = [pair for pair in task if journal and pair[1].files]
-        parts = cut(alone, 1) + cut([pair for pair in task if not (journal and pair[1].files)], AT_ONCE)
+        alone = [pair for pair in items if journal and pair[1].files]
+        parts = cut(alone, 1) + cut([pair for pair in items if not (journal and pair[1].files)], AT_ONCE)
         found: dict[str, tuple[str, Array]] = {}
         failures: dict[str, str] = {}
         with one_torch_thread(), watched(journal, self.limits) as begin:
             for part in parts:
                 begin(part[0][0])
-                for (key, item), (vector, reason) in zip(part, vectors_of(tower, [i for _, i in part]), strict=True):
+                for (key, item), (vector, reason) in zip(
+                    part, vectors_of(tower, [item for _, item in part]), strict=True
+                ):
                     if vector is not None:
                         found[key] = item.item_id, vector
                     if reason is not None:

@@ -19,7 +19,7 @@ from rich.text import Text
 from torch import Tensor
 
 from avrec.batch import Array, UserBatch
-from avrec.data.sequences import Sequences, padded
+from avrec.data.windows import Sequences, padded
 from avrec.errors import UserError, nearest
 from avrec.export.item_tower import ExportedItemTower
 from avrec.retrieval.embed import read_items, vectors_of

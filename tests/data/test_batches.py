@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from avrec.batch import MODALITIES
 from avrec.content.items import RawItem
 from avrec.data.collate import Identity, ItemBatches, TrainBatches, UserBatches
-from avrec.data.sequences import Sequences
 from avrec.data.tables import Catalogue, Interactions
-from avrec.data.windows import WindowSampler
+from avrec.data.windows import Sequences, WindowSampler
 
 N, USERS = 9, 6
 

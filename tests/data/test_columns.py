@@ -55,7 +55,7 @@ def test_numbers_of_many_values_come_in_quarters(catalogue):
 
 
 def test_what_cannot_be_measured_by_is_refused(catalogue):
-    with pytest.raises(UserError, match=r"evaluation.slices: there is no column items.gender. Give one of items.genre"):
+    with pytest.raises(UserError, match=r"evaluation.slices: there is no column items.gender. Use one of items.genre"):
         kinds(catalogue, "items.gender", "evaluation.slices")
     with pytest.raises(UserError, match="items.code has 60 different values, and at most 40"):
         kinds(catalogue, "items.code", "x")

@@ -235,7 +235,7 @@ def test_loaders_leave_the_random_numbers_of_training_alone(workers):
         ),
         (
             {"catalogue": catalogue_of(rows=1)},
-            r"The (val|test) split has no user .* Give more interactions, or another",
+            r"The (val|test) split has no user .* Use more interactions, or another",
         ),
         ({"catalogue": catalogue_of(rows=1), "splitter": Temporal(0.01, 0.01)}, "split=temporal: the log has too few"),
     ],

@@ -11,12 +11,11 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from avrec.data.demo.domains import DOMAINS
+from avrec.data.demo.domains import DOMAINS, write_text
 from avrec.data.demo.media import item_rng
 from avrec.data.demo.pictures import compose, draw_poster
 from avrec.data.demo.sound import SAMPLE_RATE, SECONDS, play
 from avrec.data.demo.source import DemoSource
-from avrec.data.demo.text import write_text
 from avrec.data.demo.world import COLD_FROM, FACETS, MODALITY_FACETS, SPAN, START, World, WorldSize, make_world
 from avrec.errors import UserError
 
@@ -279,17 +278,17 @@ def test_the_oracle_knows_the_mean_taste_that_is_yet_to_come(world: World) -> No
 
 
 def test_an_unknown_domain_is_refused_with_those_allowed(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="domain='opera' is not a demo domain: choose one of film, music, game, course"):
+    with pytest.raises(UserError, match="domain must be one of film, music, game, course; got 'opera'"):
         DemoSource(tmp_path, domain="opera")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_items": 19}, "num_items=19 is too small"),
-        ({"num_users": 3}, "num_users=3 is too small"),
+        ({"num_items": 19}, "num_items must be at least 20, so that some are cold; got 19"),
+        ({"num_users": 3}, "num_users must be at least 10; got 3"),
         ({"num_interactions": 100}, "num_interactions=100 does not fit 60 users and 24 items"),
-        ({"num_interactions": 5000}, "Give 180 to 540"),
+        ({"num_interactions": 5000}, "Use 180 to 540"),
         ({"seed": -1}, r"`seed` must be an integer in \[0, "),
     ],
 )

@@ -190,10 +190,13 @@ def test_users_are_those_of_the_log(tmp_path):
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"feedback_map": "square"}, r"data\.feedback_map=square is not known\. Give one of implicit, scale, log1p"),
-        ({"feedback_map": "scale"}, r"data\.feedback_map=scale needs a column: give data\.feedback=COLUMN"),
-        ({"feedback": "r"}, r"data\.feedback=r alone changes nothing.*give data\.feedback_map=scale"),
-        ({"feedback": "r", "feedback_map": "threshold"}, r"needs a limit: give data\.threshold=NUMBER"),
+        (
+            {"feedback_map": "square"},
+            r"data\.feedback_map must be one of implicit, scale, log1p, threshold; got square",
+        ),
+        ({"feedback_map": "scale"}, r"data\.feedback_map=scale needs a column: set data\.feedback=COLUMN"),
+        ({"feedback": "r"}, r"data\.feedback=r alone changes nothing.*set data\.feedback_map=scale"),
+        ({"feedback": "r", "feedback_map": "threshold"}, r"needs a limit: set data\.threshold=NUMBER"),
     ],
 )
 def test_impossible_settings(tmp_path, settings_, message):
@@ -258,7 +261,7 @@ def test_impossible_settings(tmp_path, settings_, message):
         (
             {"log": LOG | {"rating": [1, -2, -3, 4, 5]}},
             {"feedback": "rating", "feedback_map": "implicit"},
-            r"negative weight \(-3, in 2 rows\).*Shift it",
+            r"negative weight \(-3, in 2 rows\).*shift it",
         ),
         (
             {},

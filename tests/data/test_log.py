@@ -61,7 +61,7 @@ def test_a_unit_that_is_given_is_believed(unit, value, seconds):
 @pytest.mark.parametrize(
     ("values", "time", "message"),
     [
-        ([1], "h", r"data\.time=h is not known\. Give one of auto, s, ms, us, ns, iso, order"),
+        ([1], "h", r"data\.time must be one of auto, s, ms, us, ns, iso, order; got h"),
         (
             ["2024-01-02", "soon"],
             "auto",

@@ -394,7 +394,11 @@ def test_mmrec_columns_that_cannot_be(tmp_path, items, labels, message):
         ("movielens_100k", ["u.data"], r"has no u\.item\."),
         ("movielens_1m", ["movies.dat"], r"has no ratings\.dat\. Get ml-1m\.zip"),
         ("movielens_1m", ["ratings.dat"], r"has no movies\.dat\."),
-        ("movielens_32m", ["movies.csv"], r"has no ratings\.csv\. Get ml-32m\.zip .*grouplens.*data\.root=FOLDER\.$"),
+        (
+            "movielens_32m",
+            ["movies.csv"],
+            r"has no ratings\.csv\. Get ml-32m\.zip .*grouplens.*set data\.root to the folder that holds its files\.$",
+        ),
         ("movielens_32m", ["ratings.csv"], r"has no movies\.csv\."),
         ("recbole", ["ml-100k.item"], r"has no ml-100k\.inter\. Get ml-100k's atomic files from https://recbole\.io"),
         ("microlens", [], r"has no NAME_pairs\.csv or NAME_pairs\.tsv\. .*github\.com/westlake-repl/MicroLens"),

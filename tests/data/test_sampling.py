@@ -1,12 +1,11 @@
-"""avrec.data.windows and avrec.data.sequences: every row a target once, an order that resumes."""
+"""avrec.data.windows: every row a target once, an order that resumes."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrec.data.sequences import Sequences, padded
-from avrec.data.windows import WindowSampler, log_inclusion
+from avrec.data.windows import Sequences, WindowSampler, log_inclusion, padded
 
 
 def sequences_of(lengths: list[int]) -> Sequences:

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrec.data.sequences import Sequences, padded
 from avrec.data.tables import Interactions
+from avrec.data.windows import Sequences, padded
 
 
 @st.composite

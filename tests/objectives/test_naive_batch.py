@@ -1,6 +1,6 @@
 """The batch contract against a double loop that encodes every position: same loss, same gradients.
 
-Covers avrec.data.collate, avrec.data.sequences, avrec.towers.{item_tower,user_tower,score}, avrec.objectives.pairs.
+Covers avrec.data.collate, avrec.data.windows, avrec.towers.{item_tower,user_tower,score}, avrec.objectives.pairs.
 The towers run in float64 in both; only the objective's scores are float32.
 """
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from avrec.batch import TrainBatch, UserBatch
 from avrec.content.items import RawItem
 from avrec.data.collate import Identity, ItemBatches, TrainBatches, UserBatches
-from avrec.data.sequences import Sequences
 from avrec.data.tables import Catalogue, Interactions
+from avrec.data.windows import Sequences
 from avrec.objectives.log_sigmoid import LogSigmoid
 from avrec.objectives.pairs import pairs_of
 from avrec.towers.encoders.audio import AudioEncoder

@@ -56,7 +56,7 @@ def check(
         return report
     report.notes += raw.notes
     texts = [item.text for item in catalogue.items if item.text]
-    tokens = count_tokens(texts) if count_tokens is not None and texts else None
+    tokens: Sequence[float] | None = count_tokens(texts) if count_tokens is not None and texts else None
     if tokens is None and texts:
         tokens = [estimated_tokens(text) for text in texts]
         report.notes.append("tokens are estimates: 1.3 a word, and 1 a letter of scripts without spaces")

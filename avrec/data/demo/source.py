@@ -4,22 +4,20 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from filelock import FileLock
 
 from avrec.batch import Array
 from avrec.checked import Count, Seed, checked
 from avrec.content.progress import progress
-from avrec.data.demo.domains import DOMAINS
+from avrec.data.demo.domains import DOMAINS, write_text
 from avrec.data.demo.media import item_rng, make_media
-from avrec.data.demo.text import write_text
 from avrec.data.demo.world import Truth, World, WorldSize, make_world, most_interactions
 from avrec.data.sources.folder import FolderSource
 from avrec.data.tables import Catalogue
@@ -62,7 +60,7 @@ class DemoSource:
         seed: Seed = 0,
     ) -> None:
         if domain not in DOMAINS:
-            raise UserError(f"domain={domain!r} is not a demo domain: choose one of {', '.join(DOMAINS)}.")
+            raise UserError(f"domain must be one of {', '.join(DOMAINS)}; got {domain!r}.")
         self.root = Path(root).expanduser()
         self.domain = domain
         if num_interactions is None:
@@ -86,7 +84,7 @@ class DemoSource:
         if self.folder.is_dir():
             return self.folder
         self.root.mkdir(parents=True, exist_ok=True)
-        with _only_one(self.root / f".{self.folder.name}.lock"):
+        with FileLock(self.root / f".{self.folder.name}.lock"):
             if not self.folder.is_dir():
                 for leftover in self.root.glob(f".{self.folder.name}.partial-*"):
                     shutil.rmtree(leftover, ignore_errors=True)
@@ -160,18 +158,6 @@ class DemoSource:
                 "published": world.published_N,
             }
         )
-
-
-@contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Holds a lock between processes; the system lets go of it when its holder ends, however that is."""
-    with path.open("w") as file:
-        # Some systems and some network folders have no locks: then two writers cost time, and no harm.
-        with suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _paths(names: list[str], has_N: Array, pattern: str) -> list[str]:

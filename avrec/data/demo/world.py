@@ -63,15 +63,15 @@ class WorldSize:
     def check(self) -> None:
         """Refuses sizes that no world can have with a ``UserError``."""
         if self.num_items < 20:
-            raise UserError(f"num_items={self.num_items} is too small: give at least 20, so that some are cold.")
+            raise UserError(f"num_items must be at least 20, so that some are cold; got {self.num_items}.")
         if self.num_users < 10:
-            raise UserError(f"num_users={self.num_users} is too small: give at least 10.")
+            raise UserError(f"num_users must be at least 10; got {self.num_users}.")
         low, high = FEWEST * self.num_users, most_interactions(self.num_items, self.num_users)
         if not low <= self.num_interactions <= high:
             raise UserError(
                 f"num_interactions={self.num_interactions} does not fit {self.num_users} users and "
                 f"{self.num_items} items: nobody sees an item twice and everyone sees at least {FEWEST}. "
-                f"Give {low} to {high}, or change num_users or num_items."
+                f"Use {low} to {high}, or change num_users or num_items."
             )
 
     @property

@@ -98,7 +98,7 @@ class FolderSource:
         self.clean = clean or Cleaning()
         if feedback is not None and feedback_map is None and self.clean.min_feedback is None:
             raise UserError(
-                f"data.feedback={feedback} alone changes nothing: every interaction would weigh 1. To weigh by it give "
+                f"data.feedback={feedback} alone changes nothing: every interaction would weigh 1. To weigh by it, set "
                 "data.feedback_map=scale, log1p or threshold; to leave out rows by it, data.clean.min_feedback=NUMBER."
             )
         self.cache_dir = None if cache_dir is None else Path(cache_dir)

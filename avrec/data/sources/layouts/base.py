@@ -57,7 +57,7 @@ class Origin:
             found = sorted(root.glob(pattern.format("*" if name is None else escape(name))))
             if len(found) > 1:
                 names = ", ".join(path.name for path in found)
-                raise UserError(f"{root} holds more than one dataset: {names}. Say which: data.name=NAME.")
+                raise UserError(f"{root} holds more than one dataset: {names}. Name one: data.name=NAME.")
             if found:
                 return found[0]
         return None
@@ -76,9 +76,7 @@ class Origin:
 
     @property
     def _remedy(self) -> str:
-        get = (
-            f"Get {self.what} from {self.page}, unpack it, and give the folder that holds its files: data.root=FOLDER."
-        )
+        get = f"Get {self.what} from {self.page}, unpack it, and set data.root to the folder that holds its files."
         return f"{get} {self.how}".strip()
 
 

@@ -43,6 +43,6 @@ def _attributes(path: Path) -> Table:
         words = [(item, " ".join(f"a{n}" for n in codes)) for item, codes in json.loads(path.read_text()).items()]
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(
-            f"{path} is no JSON object of items with lists of attributes ({error}). Get it anew."
+            f"{path} is no JSON object of items with lists of attributes ({error}). Download it again."
         ) from error
     return Table(pl.LazyFrame(words, {"item_id": pl.String, "attributes": pl.String}, orient="row"), path)
