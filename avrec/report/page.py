@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from avrec.evaluation.results import MODEL, NO_INTERVAL, ORACLE, Kind, Result, best_values, of_kind
 from avrec.io import atomic_write, moment
@@ -62,10 +61,15 @@ class Chart(NamedTuple):
 def render(report: ReportData) -> str:
     """The page."""
     # Titles and ids are untrusted: everything is escaped.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("avrec.report").joinpath("template.html").read_text(encoding="utf-8"))
+    environment = Environment(
+        loader=PackageLoader("avrec.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     run = report.inputs
-    return template.render(
+    return environment.get_template("template.html").render(
         report=report,
         run=run,
         tables=tables(run.results),
