@@ -128,6 +128,36 @@ def test_a_trial_in_other_hands_is_left_alone_and_an_orphan_is_taken_up(tmp_path
     assert other.rows()[0]["seconds"] < 0.3, "the time that it was dead is not counted"
 
 
+@pytest.mark.parametrize("grid", [True, False])
+def test_a_trial_that_died_while_it_drew_its_values_is_replaced(tmp_path: Path, grid: bool) -> None:
+    options: dict[str, Any] = {"sampler": None} if grid else {"n_trials": 6}
+    study_of(tmp_path, GRID, **options).study.ask({"dim": GRID["dim"]})
+    study, ran = study_of(tmp_path, GRID, **options), []
+    while trial := study.claim():
+        ran.append((trial.number, *trial.overrides))
+        study.tell(trial, 0.5)
+    assert [number for number, *_ in ran] == [1, 2, 3, 4, 5, 6]
+    assert len(study.rows()) == 6
+    assert (
+        len(set(ran)) == 6
+        if not grid
+        else {one[1:] for one in ran} == set(itertools.product(["dim=16", "dim=32"], ["seed=0", "seed=1", "seed=2"]))
+    )
+
+
+def test_importances_need_ten_completed_trials(tmp_path: Path) -> None:
+    study = study_of(tmp_path, {**LR, "dim": IntDistribution(8, 64)}, n_trials=10)
+    for count in range(1, 11):
+        trial = study.claim()
+        assert trial is not None
+        study.tell(trial, count / 10)
+        if count >= 9:
+            study.write()
+            page = (tmp_path / "sweep.html").read_text()
+            assert ("at least 10 completed trials; this sweep has 9" in page) == (count == 9)
+            assert ("from 10 completed trials" in page) == (count == 10)
+
+
 def test_a_sweep_that_is_stopped_says_how_it_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

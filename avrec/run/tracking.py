@@ -140,7 +140,7 @@ def _mib(path: Path) -> float:
 
 
 def _read_by(run: Any, data: Mapping[str, Any]) -> None:
-    """Link a run to its catalogue in W&B: an artifact of fingerprint and counts, without rows, which all its runs share."""
+    """Link a run to its catalogue in W&B: an artifact of fingerprint and counts that all its runs share."""
     import wandb
 
     path = Path(run.dir).parent / "catalogue.json"

@@ -252,10 +252,13 @@ class Study:
             )
         charts: list[tuple[str, str]] = []
         for title, figure in figures.items():
-            clear = "rgba(0,0,0,0)"
-            figure.update_layout(title=None, template="none", paper_bgcolor=clear, plot_bgcolor=clear, height=380)
-            figure.update_layout(margin={"l": 50, "r": 20, "t": 40, "b": 50})
-            figure.update_layout(legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"})
+            legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"}
+            figure.update_layout(
+                **{"title": None, "template": "plotly_white", "height": 380, "legend": legend},
+                **dict.fromkeys(("paper_bgcolor", "plot_bgcolor"), "rgba(0,0,0,0)"),
+                margin={"l": 50, "r": 20, "t": 40, "b": 50},
+            )
+            figure.update_annotations(font_color=None)
             settings = {"config": {"displayModeBar": False, "responsive": True}, "include_plotlyjs": not charts}
             charts.append((title, figure.to_html(full_html=False, **settings)))
         return charts
