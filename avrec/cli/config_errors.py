@@ -30,7 +30,7 @@ def for_hydra(arguments: list[str]) -> list[str]:
         return rest
     if not known.config_path.is_dir():
         raise UserError(
-            f"`--config-path` must be a run's folder, or one like conf/; {known.config_path} is not a folder."
+            f"`--config-path` must be a run's folder, or like conf/; {known.config_path} is not a folder."
         )
     if "logger=none" in rest:
         at = rest.index("logger=none")

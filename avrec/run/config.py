@@ -187,6 +187,6 @@ def import_classes(paths: Sequence[str]) -> list[type[Any]]:
             reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         if reason:
             raise UserError(
-                f"`classes` must be MODULE.CLASS names from this folder or PYTHONPATH; got {path}: {reason}."
+                f"`classes` must name MODULE.CLASS of this folder or PYTHONPATH; got {path}: {reason}."
             )
     return found

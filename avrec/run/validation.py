@@ -9,7 +9,7 @@ import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_type_hints
 
 from annotated_types import Ge, MinLen
 from omegaconf import DictConfig, OmegaConf
@@ -89,7 +89,7 @@ def validate(cfg: DictConfig | dict[str, Any]) -> None:
         given = tree.get(where) if where else tree
         if not isinstance(given, dict):
             raise _no_node(where, given, "a mapping")
-        for name, annotation in annotations_of(schema).items():
+        for name, annotation in annotations_of(cast("Any", schema)).items():
             _check_value(_joined(where, name), annotation, given.get(name))
     optional = {group: tree.get(group) for group in MODALITIES}
     for group in ("callbacks", "logger"):
