@@ -96,6 +96,11 @@ def fits(annotation: Any, value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
+    """What JSON has for a value that it does not know: of NumPy, of OmegaConf, or a path."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Sequence):
+        return list(value)
     return value.item() if hasattr(value, "item") else str(value)
 
 

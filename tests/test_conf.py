@@ -103,6 +103,4 @@ def test_a_runs_config_goes_without_loggers_and_has_no_groups(tmp_path: Path) ->
     wanted = ["logger.wandb=null", "logger.csv=null", "seed=1", f"hydra.searchpath=['file://{CONF}']", "--cfg", "job"]
     assert config_errors.for_hydra(given)[2:] == wanted
     error = Exception("Could not override 'objective'. No match in the defaults list.")
-    assert "a run's config has no groups left. Change its values, objective.KEY=VALUE" in config_errors.explain(
-        error, "train"
-    )
+    assert "`objective` must be changed value by value, objective.KEY=VALUE" in config_errors.explain(error, "train")

@@ -69,5 +69,5 @@ def test_the_encoder_is_short_trains_and_is_loaded(
     "path", ["nowhere.Colours", "avrec.batch.Nothing", "avrec.run.config.import_classes", "Colours"]
 )
 def test_a_class_that_cannot_be_imported_is_named(path: str) -> None:
-    with pytest.raises(UserError, match=rf"classes=\[{path}\]: .+\. Give MODULE\.CLASS"):
+    with pytest.raises(UserError, match=rf"`classes` must name MODULE\.CLASS .*; got {path}: .+\."):
         import_classes([path])

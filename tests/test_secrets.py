@@ -55,7 +55,7 @@ def test_a_config_is_shown_without_its_secrets(given: Any, shown: Any) -> None:
         ("data.root=db://me:x@host/", "data.root=db://***@host/"),
         ("text.max_tokens=16 dim=3,4 monitor=val/ndcg@10", "text.max_tokens=16 dim=3,4 monitor=val/ndcg@10"),
         ("user_tower.attention.dropout=interval(0,0.5)", "user_tower.attention.dropout=interval(0,0.5)"),
-        ("There is no key api_key=x.", "There is no key api_key=***"),
+        ("Unknown key api_key=x.", "Unknown key api_key=***"),
     ],
 )
 def test_an_override_is_shown_without_its_secrets(given: str, shown: str) -> None:

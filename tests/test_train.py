@@ -337,7 +337,7 @@ def test_a_runs_config_makes_the_same_run_again_in_a_folder_of_its_own(finished:
 def test_a_config_path_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
     done = run_train("--config-path", "nowhere", "--config-name", "config", cwd=tmp_path)
     assert done.returncode == 2
-    assert "--config-path nowhere is not a folder" in done.stderr
+    assert "nowhere is not a folder" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -357,12 +357,12 @@ def test_the_defaults_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ("optimiser.lr=1", "There is no key optimiser.lr. Did you mean optimizer.lr?"),
-        ("text=null", "text=null is not possible. Give text=none to do without."),
-        ("fusion=null", "fusion=null is not possible. It can be attention, concat, gated, mean."),
-        ("hydra/launcher=slrum", "hydra/launcher=slrum is not there. Install its package"),
-        ("text=minlm", "text=minlm is not there. Did you mean minilm?"),
-        ("vision=none vision.size=64", "vision.size has no place under the vision that this command chooses."),
+        ("optimiser.lr=1", "Unknown key `optimiser.lr`. Did you mean optimizer.lr?"),
+        ("text=null", "`text` must be one of features, minilm, none, small; got null."),
+        ("fusion=null", "`fusion` must be one of attention, concat, gated, mean; got null."),
+        ("hydra/launcher=slrum", "Unknown option hydra/launcher=slrum. Install its package"),
+        ("text=minlm", "Unknown option text=minlm. Did you mean minilm?"),
+        ("vision=none vision.size=64", "`vision.size` is not an argument of the chosen vision."),
     ],
 )
 def test_a_misspelt_override_names_the_nearest(overrides: str, message: str, tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_an_export_names_no_file_of_the_run(finished: Any, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("text.path=???", "text.path must be given and is not. Add text.path=FILE"),
+        ("text.path=???", "`text.path` must be given; got nothing. Add text.path=VALUE"),
         ("text.path=null", "text.path must be given and is not. Add text.path=FILE"),
         ("text.path=text_fest.npy", "text_fest.npy is not a file"),
         ("vision.ids=null", "has 30 rows, the catalogue 32 items"),

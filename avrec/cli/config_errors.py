@@ -1,4 +1,4 @@
-"""From a user's slip on the command line to its cure, in words."""
+"""Messages for mistakes on the command line, with the nearest key or option."""
 
 import argparse
 import re
@@ -20,9 +20,8 @@ def for_hydra(arguments: list[str]) -> list[str]:
     for argument in arguments:
         group, _, value = argument.partition("=")
         if value == "null" and (CONF / group).is_dir():
-            options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-            ways = f"Give {group}=none to do without." if "none" in options else f"It can be {', '.join(options)}."
-            raise UserError(f"{group}=null is not possible. {ways}")
+            options = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+            raise UserError(f"`{group}` must be one of {options}; got null.")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-path", "-cp", type=Path)
     known, rest = parser.parse_known_args(arguments)
@@ -30,7 +29,9 @@ def for_hydra(arguments: list[str]) -> list[str]:
     if known.config_path is None:
         return rest
     if not known.config_path.is_dir():
-        raise UserError(f"--config-path {known.config_path} is not a folder. Give a run's folder, or one like conf/.")
+        raise UserError(
+            f"`--config-path` must be a run's folder, or like conf/; {known.config_path} is not a folder."
+        )
     if "logger=none" in rest:
         at = rest.index("logger=none")
         rest[at : at + 1] = [f"logger.{name}=null" for name in _loggers(known.config_path)]
@@ -58,22 +59,22 @@ def explain(error: Exception, config_name: str) -> str:
         key = unknown.group(1).split("@")[0]
         if "in the defaults list" in text:
             return (
-                f"{key} is no choice here: a run's config has no groups left. Change its values, {key}.KEY=VALUE; "
-                "logger=none does without loggers."
+                f"`{key}` must be changed value by value, {key}.KEY=VALUE: a run's config has no groups. "
+                "logger=none disables logging."
             )
         known = known_keys(config_name)
         if key in known:
             group = key.partition(".")[0]
-            return f"{key} has no place under the {group} that this command chooses. Leave out one of the two."
+            return f"`{key}` is not an argument of the chosen {group}. Leave out one of the two."
         near = nearest(key, known)
-        return f"There is no key {key}. {near} Every key: avrec {config_name} --cfg job"
+        return f"Unknown key `{key}`. {near} All keys: avrec {config_name} --cfg job"
     option = re.search(r"Could not find '([^']+)'", text)
     if option:
         group, _, name = option.group(1).rpartition("/")
         if group.startswith("hydra/"):
-            return f"{group}={name} is not there. Install its package; see docs/sweeps.md."
+            return f"Unknown option {group}={name}. Install its package; see docs/sweeps.md."
         options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        return f"{group}={name} is not there. {nearest(name, options)} {group} can be {', '.join(options)}."
+        return f"Unknown option {group}={name}. {nearest(name, options)} Options: {', '.join(options)}."
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:
         return must_be_given(missing.group(1))
@@ -81,7 +82,7 @@ def explain(error: Exception, config_name: str) -> str:
         return "A sweep needs Optuna: pip install 'avrec[sweep]'."
     target = re.search(r"Error locating target '([^']+)'.*full_key: (\S+)", text, re.DOTALL)
     if target:
-        return f"{target[2]}: {target[1]} cannot be imported. Give a name that is there, or install its package."
+        return f"{target[2]}: {target[1]} cannot be imported. Check the name, or install its package."
     return " ".join(lines[:2])
 
 

@@ -100,7 +100,7 @@ def of_run(ckpt: str | Path, root: str | Path | None = None) -> DictConfig:
     """
     ckpt = Path(ckpt)
     if not ckpt.is_file():
-        raise UserError(f"ckpt={ckpt} is not a file. Give a run's checkpoint: ckpt=RUN/checkpoints/best.ckpt.")
+        raise UserError(f"`ckpt` must be a run's checkpoint, RUN/checkpoints/best.ckpt; {ckpt} is not a file.")
     path = ckpt.resolve().parent.parent / "config.yaml"
     if not path.is_file():
         raise UserError(
@@ -144,9 +144,7 @@ def check_run_dir(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     if HydraConfig.initialized() and Path(cfg.run_dir) != Path(HydraConfig.get().runtime.output_dir):
-        raise UserError(
-            f"run_dir={cfg.run_dir} would leave the log elsewhere. Give hydra.run.dir={cfg.run_dir} instead."
-        )
+        raise UserError(f"`run_dir` must be Hydra's output folder; got {cfg.run_dir}. Use hydra.run.dir={cfg.run_dir}.")
 
 
 def command_line() -> str:
@@ -201,5 +199,7 @@ def import_classes(paths: Sequence[str]) -> list[type[Any]]:
         except Exception as error:  # a module of the user's own raises what it likes
             reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         if reason:
-            raise UserError(f"classes=[{path}]: {reason}. Give MODULE.CLASS, from this folder or PYTHONPATH.")
+            raise UserError(
+                f"`classes` must name MODULE.CLASS of this folder or PYTHONPATH; got {path}: {reason}."
+            )
     return found

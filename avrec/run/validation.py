@@ -4,11 +4,12 @@ A node with a ``_target_`` is checked against the target's signature; the plain 
 """
 
 import dataclasses
+import functools
 import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_type_hints
 
 from annotated_types import Ge, MinLen
 from omegaconf import DictConfig, OmegaConf
@@ -77,18 +78,18 @@ class _Run:
     normalize: bool
 
 
-def validate(cfg: DictConfig) -> None:
+def validate(cfg: DictConfig | dict[str, Any]) -> None:
     """Check every value of a run's config.
 
     Raises:
         UserError: the first argument that is unknown, missing, of a wrong type or out of range, by its full key.
     """
-    tree: Any = OmegaConf.to_container(cfg, resolve=True)
+    tree: Any = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else cfg
     for schema, where in ((_Run, ""), (_Evaluation, "evaluation"), (_Trainer, "trainer")):
         given = tree.get(where) if where else tree
         if not isinstance(given, dict):
             raise _no_node(where, given, "a mapping")
-        for name, annotation in get_type_hints(schema, include_extras=True).items():
+        for name, annotation in annotations_of(cast("Any", schema)).items():
             _check_value(_joined(where, name), annotation, given.get(name))
     optional = {group: tree.get(group) for group in MODALITIES}
     for group in ("callbacks", "logger"):
@@ -132,6 +133,7 @@ def _check_arguments(node: dict[str, Any], where: str, given: Sequence[str] | No
         parameters, annotations, is_open = _arguments_of(target)
     except ValueError:  # a builtin that has no signature
         return
+    check(_joined(where, "_partial_"), bool, node.get("_partial_", False))
     for name, value in node.items():
         if name in _HYDRA:
             continue
@@ -149,6 +151,7 @@ def _check_arguments(node: dict[str, Any], where: str, given: Sequence[str] | No
             raise UserError(must_be_given(_joined(where, name)))
 
 
+@functools.cache
 def _arguments_of(target: Any) -> tuple[dict[str, inspect.Parameter], dict[str, Any], bool]:
     """A target's named arguments, their annotations, and whether it takes others.
 

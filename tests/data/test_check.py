@@ -377,4 +377,4 @@ def test_the_command(demo_root, tmp_path):
     assert "is not a folder" in " ".join(missing.stdout.split())
     slip = run("data.rooot=x")
     assert slip.returncode == 2
-    assert "Did you mean data.root? Every key: avrec check --cfg job" in slip.stderr
+    assert "Did you mean data.root? All keys: avrec check --cfg job" in slip.stderr
