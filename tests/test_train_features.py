@@ -181,11 +181,12 @@ def test_an_export_names_no_file_of_the_run(finished: Any, tmp_path: Path) -> No
         ("text.path=null", "text.path must be given and is not. Add text.path=FILE"),
         ("text.path=text_fest.npy", "text_fest.npy is not a file"),
         ("vision.ids=null", "has 30 rows, the catalogue 32 items"),
-        ("vision.hidden=-1", "vision.hidden=-1 is not possible"),
+        ("vision.hidden=-1", "vision.hidden must be 1 or more, or null for no hidden layer; got -1"),
     ],
 )
 def test_a_mistake_is_one_clear_error(compose_cfg: Any, tmp_path: Path, override: str, message: str) -> None:
     from avrec.run import build
 
     with pytest.raises(UserError, match=message):
-        build.build_run(compose_cfg(tmp_path, override)).data.prepare_data()
+        run = build.build_run(compose_cfg(tmp_path, override))
+        run.data.prepare(run.module.item_tower)

@@ -44,7 +44,7 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
                 data, module = run.data, run.module
                 if cfg.ckpt:
                     restore.check_resumable(cfg, module, data)
-                data.prepare_data()
+                data.prepare(module.item_tower)
                 trainer = build.build_trainer(cfg, trial_callbacks(cfg))
                 baselines = measure.Baselines(cfg.evaluation.baselines, run, trainer.strategy.root_device)
             config.save(cfg, run_dir / "config.yaml")
@@ -104,7 +104,7 @@ def trial_callbacks(cfg: "DictConfig") -> "list[pl.Callback]":
     from hydra.core.hydra_config import HydraConfig
 
     from avrec.run.config import instantiate
-    from avrec.training.callbacks import TrialReport
+    from avrec.training.monitoring import TrialReport
 
     pruner = instantiate(HydraConfig.get().sweeper.get("pruner"), "hydra.sweeper.pruner")
     return [TrialReport(cfg.monitor, reporter(pruner))]

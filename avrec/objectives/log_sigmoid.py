@@ -35,11 +35,11 @@ class LogSigmoid(nn.Module):
     def __init__(self, beta: float = 1.0, zero_weight: float = 1.0) -> None:
         super().__init__()
         if not 0 < beta <= 1:
-            raise UserError(f"objective.beta={beta} is out of range. Give a number in (0, 1]; 1 is plain log-sigmoid.")
+            raise UserError(f"objective.beta must be above 0 and at most 1, plain log-sigmoid; got {beta}.")
         if not 0 < zero_weight < math.inf:
             raise UserError(
-                f"objective.zero_weight={zero_weight} is not possible. Give a finite number above 0: without negatives "
-                "the best model is one whose scores are all infinite."
+                f"objective.zero_weight must be a finite number above 0; got {zero_weight}. Without negatives the best "
+                "model is one whose scores are all infinite."
             )
         self.beta = beta
         self.zero_weight = zero_weight

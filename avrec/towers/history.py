@@ -6,11 +6,12 @@ from torch import Tensor, nn
 from torch.compiler import is_exporting
 
 from avrec.errors import UserError
+from avrec.towers.rebuildable import Rebuildable
 
 TIME_BUCKETS = 32
 
 
-class HistoryAttention(nn.Module):
+class HistoryAttention(Rebuildable):
     """Causal self-attention over the history with relative position and time-gap biases.
 
     A learned vector, the empty history, stands before the first item: query position q attends to it and to the
@@ -30,13 +31,14 @@ class HistoryAttention(nn.Module):
         dropout: on attention output and feed-forward output.
     """
 
+    HANDED = ("dim",)
+
     def __init__(
         self, dim: int = 64, depth: int = 2, heads: int = 2, max_history: int = 50, dropout: float = 0.1
     ) -> None:
         super().__init__()
         if dim < 1 or heads < 1 or dim % heads:
-            raise UserError(f"user_tower.attention.heads={heads} must divide dim={dim}. Give other numbers.")
-        self.options = {"depth": depth, "heads": heads, "max_history": max_history, "dropout": dropout}
+            raise UserError(f"user_tower.attention.heads={heads} must divide dim={dim}. Change one of them.")
         self.empty_history = nn.Parameter(torch.randn(dim) * dim**-0.5)
         self.max_history = max_history
         self.position_bias = nn.Embedding(max_history + 1, heads + 1)

@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from avrec.towers.rebuildable import Rebuildable
 
-class NCF(nn.Module):
+
+class NCF(Rebuildable):
     """Neural collaborative filtering's two branches (He et al. 2017, section 3.4) on the user's side.
 
     In the paper the branches join a user with an item; a tower that can be searched must not see the item, so
@@ -20,11 +22,12 @@ class NCF(nn.Module):
         dropout: after each hidden layer.
     """
 
+    HANDED = ("dim", "columns")
+
     def __init__(
         self, dim: int = 64, columns: int = 0, hidden: Sequence[int] = (128, 64), dropout: float = 0.1
     ) -> None:
         super().__init__()
-        self.options = {"hidden": list(hidden), "dropout": dropout}
         layers: list[nn.Module] = []
         widths = [2 * dim + columns, *hidden]
         for width_in, width_out in zip(widths, widths[1:], strict=False):

@@ -25,7 +25,7 @@ class Score(nn.Module):
     def __init__(self, temperature: float = 0.1, bias: float = 0.0, learned: bool = True, lowest: float = 0.01) -> None:
         super().__init__()
         if not 0 < temperature < math.inf:
-            raise UserError(f"score.temperature={temperature} is not possible. Give a number above 0, such as 0.1.")
+            raise UserError(f"score.temperature must be a number above 0, such as 0.1; got {temperature}.")
         self.log_temperature = nn.Parameter(torch.tensor(float(temperature)).log(), requires_grad=learned)
         self.bias = nn.Parameter(torch.tensor(float(bias)), requires_grad=learned)
         self.lowest = lowest

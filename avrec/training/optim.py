@@ -73,7 +73,7 @@ def adamw(
     """
     for name, rate in (("lr", lr), ("encoder_lr", encoder_lr), ("pretrained_lr", pretrained_lr)):
         if not (isinstance(rate, int | float) and 0 < rate < math.inf):
-            raise UserError(f"optimizer.{name}={rate} is not possible. Give a number above 0, such as 1e-3.")
+            raise UserError(f"optimizer.{name} must be a number above 0, such as 1e-3; got {rate}.")
     groups = param_groups(model, {"tower": lr, "encoder": encoder_lr, "pretrained": pretrained_lr}, weight_decay)
     return torch.optim.AdamW(groups, lr=lr, betas=(float(betas[0]), float(betas[1])))
 
@@ -84,8 +84,7 @@ def warmup_cosine(
     """Linear warm-up over a share of the optimizer's steps, then a cosine down to ``floor`` × the learning rate."""
     if not 0 <= warmup_share <= 1 or not 0 <= floor <= 1:
         raise UserError(
-            f"scheduler.warmup_share={warmup_share} and scheduler.floor={floor} are not possible. "
-            "Give shares from 0 to 1."
+            f"scheduler.warmup_share and scheduler.floor must be from 0 to 1; got {warmup_share} and {floor}."
         )
     # A share of few steps is next to nothing, and a first step at the full rate throws a small catalogue back.
     warmup = max(1, round(total_steps * warmup_share), min(10, total_steps // 4))
