@@ -16,6 +16,7 @@ from avrec.errors import UserError
 from avrec.export.graph import ONNX, load_onnx
 from avrec.retrieval.recommend import Recommender
 from avrec.run.config import import_classes
+from avrec.run.restore import of_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text()
@@ -82,7 +83,8 @@ def test_the_encoder_is_short_trains_and_is_loaded(
     poster = next((demo_root / "posters").iterdir())
     (tmp_path / "new.csv").write_text(f"item_id,image\nnew,{poster.name}\n")
     (tmp_path / poster.name).write_bytes(poster.read_bytes())
-    audiences, told = Recommender.of(tmp_path / "run").audiences(tmp_path / "new.csv")
+    run = of_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    audiences, told = Recommender(run.data, run.module).audiences(tmp_path / "new.csv")
     assert (audiences[0].item_id, told) == ("new", [])
 
 
