@@ -9,7 +9,14 @@ setup(
     packages=[*find_packages(include=["avrec", "avrec.*"]), "hydra_plugins.avrec_sweeper", *CONF],
     package_dir={"avrec.conf": "conf"},
     package_data={
-        "avrec": ["py.typed", "__init__.pyi", "data/demo/domains.toml", "report/template.html", "report/script.js", "sweep/template.html"],
+        "avrec": [
+            "py.typed",
+            "__init__.pyi",
+            "data/demo/domains.toml",
+            "report/template.html",
+            "report/script.js",
+            "sweep/template.html",
+        ],
         **dict.fromkeys(CONF, ["*.yaml"]),
     },
 )

@@ -20,12 +20,12 @@ from .towers.encoders.base import Encoder
 from .towers.encoders.identity import IdentityEncoder
 from .towers.encoders.text import TextEncoder
 from .towers.encoders.vision import VisionEncoder
-from .towers.fusion import AttentionFusion, ConcatFusion, GatedFusion, MeanFusion
+from .towers.fusion import AttentionFusion, ConcatFusion, Fusion, GatedFusion, MeanFusion
 from .towers.history import HistoryAttention
 from .towers.item_tower import ItemTower
 from .towers.ncf import NCF
 from .towers.score import Score
-from .towers.user_tower import UserColumns, UserTower
+from .towers.user_tower import UserColumns, UserTower, UserTowerBase
 from .training.module import TwoTowerModule
 from .training.optim import adamw, warmup_cosine
 
@@ -43,6 +43,7 @@ __all__ = [
     "ExportedItemTower",
     "ExportedUserTower",
     "FolderSource",
+    "Fusion",
     "GatedFusion",
     "Given",
     "HistoryAttention",
@@ -66,6 +67,7 @@ __all__ = [
     "UserColumns",
     "UserError",
     "UserTower",
+    "UserTowerBase",
     "VisionEncoder",
     "adamw",
     "evaluate",

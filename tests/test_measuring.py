@@ -20,7 +20,7 @@ from avrec.run.evaluation import Baselines, EvaluationSpec, more_slices, read_co
 @pytest.fixture
 def run(compose_cfg: Any) -> Any:
     found = build.build_run(compose_cfg())
-    found.data.prepare_data()
+    found.data.prepare(found.module.item_tower)
     return found
 
 
@@ -124,7 +124,7 @@ def test_candidates_of_any_kind_of_value(run: Any, given: Any, left: list[int]) 
 
 def test_histories_younger_than_the_target_say_nothing_of_the_time_since(run: Any, compose_cfg: Any) -> None:
     found = build.build_run(compose_cfg("split=random", "split.history=all"))
-    found.data.prepare_data()
+    found.data.prepare(found.module.item_tower)
     task, known = found.data.tasks["test"], found.data.known("test")
     users = np.repeat(task.user_index_E, np.diff(task.relevant.starts))
     last = [known.time[known.starts[u] : known.starts[u + 1]].max(initial=-np.inf) for u in users]

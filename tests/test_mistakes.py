@@ -204,7 +204,7 @@ def test_a_stop_waits_for_the_optimizer(compose_cfg: Any, tmp_path: Path) -> Non
     import pytorch_lightning as pl
 
     from avrec.errors import TrainingStoppedError
-    from avrec.training.callbacks import GracefulStop
+    from avrec.training.checkpointing import GracefulStop
 
     class Ask(pl.Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:

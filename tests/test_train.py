@@ -1,7 +1,7 @@
 """The whole road on a tiny catalogue: train.py, evaluate.py, export, resume, a clean stop, and users' mistakes.
 
 Covers avrec.run.run, avrec.run.build, avrec.data.datamodule, avrec.data.sources.folder, avrec.data.tables,
-avrec.training.module, avrec.training.callbacks, avrec.training.stop, avrec.export.item_tower.
+avrec.training.module, avrec.training.checkpointing, avrec.training.monitoring, avrec.export.item_tower.
 """
 
 import json
@@ -130,7 +130,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(compose_cfg: Any, tmp_pat
     whole, part, rest = (tmp_path / name for name in ("whole", "part", "rest"))
     train(compose_cfg(*settings, run_dir=whole))
 
-    import avrec.training.callbacks as callbacks
+    import avrec.training.checkpointing as callbacks
 
     class StopAfter(callbacks.GracefulStop):
         def on_train_batch_end(self, trainer: Any, *rest_: Any) -> None:
@@ -218,7 +218,7 @@ def test_one_modality_alone_trains(modality: str, compose_cfg: Any) -> None:
         cfg[name] = None
     run = build.build_run(cfg)
     data, module = run.data, run.module
-    data.prepare_data()
+    data.prepare(module.item_tower)
     batch = next(iter(data.train_dataloader()))
     assert module.item_tower.modalities == [modality]
     loss = module.objective(module.pairs(batch))

@@ -187,5 +187,9 @@ def test_an_export_names_no_file_of_the_run(finished: Any, tmp_path: Path) -> No
 def test_a_mistake_is_one_clear_error(compose_cfg: Any, tmp_path: Path, override: str, message: str) -> None:
     from avrec.run import build
 
+    def prepare() -> None:
+        run = build.build_run(compose_cfg(tmp_path, override))
+        run.data.prepare(run.module.item_tower)
+
     with pytest.raises(UserError, match=message):
-        build.build_run(compose_cfg(tmp_path, override)).data.prepare_data()
+        prepare()

@@ -32,8 +32,8 @@ def run(cfg: "DictConfig") -> None:
         source = build.build_source(cfg)
         if isinstance(source, DemoSource):
             source = source.as_folder()
-        # An encoder that is partial reads no files, but what lies under an item's number.
-        reads = {name: cfg[name] is not None and not cfg[name].get("_partial_") for name in ("vision", "audio")}
+        named = ("vision", "audio")
+        reads = {name: cfg[name] is not None and build.encoder_reads(cfg[name]) == "files" for name in named}
         request = DecodeRequest(
             image=reads["vision"],
             video_frames=cfg.vision.get("video_frames", 0) if reads["vision"] else 0,

@@ -29,9 +29,7 @@ def for_hydra(arguments: list[str]) -> list[str]:
     if known.config_path is None:
         return rest
     if not known.config_path.is_dir():
-        raise UserError(
-            f"`--config-path` must be a run's folder, or like conf/; {known.config_path} is not a folder."
-        )
+        raise UserError(f"`--config-path` must be a run's folder, or like conf/; {known.config_path} is not a folder.")
     if "logger=none" in rest:
         at = rest.index("logger=none")
         rest[at : at + 1] = [f"logger.{name}=null" for name in _loggers(known.config_path)]

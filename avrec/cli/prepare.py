@@ -23,8 +23,9 @@ def prepare(cfg: "DictConfig") -> None:
     with user_errors_as_exit_codes(is_job=True):
         timing = Timing()
         with timing.part("prepare"):
-            data = build_run(cfg).data
-            data.prepare_data()
+            built = build_run(cfg)
+            data = built.data
+            data.prepare(built.module.item_tower)
         counts = ", ".join(f"{name} {content.present_N.sum():,}" for name, content in data.items.content.items())
         log.info("%s items: %s; %.0f s", f"{len(data.catalogue.items):,}", counts, timing.seconds["prepare"])
 

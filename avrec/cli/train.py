@@ -45,7 +45,7 @@ def train(cfg: "DictConfig") -> tuple[dict[str, float], dict[str, Any]]:
                 data, module = run.data, run.module
                 if cfg.ckpt:
                     restore.check_resumable(cfg, module, data)
-                data.prepare_data()
+                data.prepare(module.item_tower)
                 trainer = build.build_trainer(cfg, trial_callbacks(cfg))
                 device = trainer.strategy.root_device
                 baselines = evaluation.Baselines(cfg.evaluation.baselines, data, run.source, run.untrained, device)
@@ -107,7 +107,7 @@ def trial_callbacks(cfg: "DictConfig") -> "list[pl.Callback]":
 
     from avrec.run.config import instantiate
     from avrec.sweep.study import reporter
-    from avrec.training.callbacks import TrialReport
+    from avrec.training.monitoring import TrialReport
 
     pruner = instantiate(HydraConfig.get().sweeper.get("pruner"), "hydra.sweeper.pruner")
     return [TrialReport(cfg.monitor, reporter(pruner))]

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytorch_lightning as pl
@@ -23,6 +23,13 @@ from avrec.ranking_task import RankingTask
 
 Parts = Mapping[str, tuple[Preprocess | ContentTable | None, FrozenLayers | None]]
 """By modality: what makes or holds its content (None: its content is the item's number), and frozen layers."""
+
+
+class HasParts(Protocol):
+    """What an item tower says of the content that it reads."""
+
+    def parts(self) -> Parts:
+        """By modality, see ``Parts``."""
 
 
 class TwoTowerData(pl.LightningDataModule):
@@ -59,7 +66,7 @@ class TwoTowerData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.catalogue = catalogue
-        self.prepare = prepare
+        self.prepare_content = prepare
         self.users_per_batch = users_per_batch
         self.history_length = history_length
         self.seed = seed
@@ -83,18 +90,14 @@ class TwoTowerData(pl.LightningDataModule):
         self.train_sequences = self._sequences(self.split.role == TRAIN)
         self.trained_N = ~self.tasks["val"].cold_N
         self.parts: Parts = {}
+        self._items: ItemBatches | None = None
         self.loader: ResumableLoader | None = None
         self.place: dict[str, Any] = {}
         self.users = UserBatches(catalogue, self.train_sequences.lengths() > 0, history_length)
 
-    def connect(self, parts: Parts) -> None:
-        """Set the content to read: by modality, an encoder's preprocess and frozen layers."""
-        self.parts = dict(parts)
-        vars(self).pop("items", None)
-
-    @cached_property
-    def items(self) -> ItemBatches:
-        """All content, ready to be read; what the cache lacks of it is decoded and preprocessed first."""
+    def prepare(self, item_tower: HasParts) -> None:
+        """Prepare all content that an item tower reads: what the cache lacks of it is decoded and preprocessed."""
+        self.parts = item_tower.parts()
         content: dict[str, PreparedContent] = {}
         for modality, (preprocess, frozen) in self.parts.items():
             if preprocess is None:
@@ -104,16 +107,15 @@ class TwoTowerData(pl.LightningDataModule):
             else:
                 # A tokenizer, say, is learned from the items of the training rows: no held-out or later one.
                 preprocess.fit([self.catalogue.items[n] for n in np.flatnonzero(self.trained_N)])
-                content[modality] = self.prepare(self.catalogue.items, preprocess, frozen=frozen)
-        return ItemBatches(content)
+                content[modality] = self.prepare_content(self.catalogue.items, preprocess, frozen=frozen)
+        self._items = ItemBatches(content)
 
-    def prepare_data(self) -> None:
-        """Prepare all content now, before anything else starts."""
-        _ = self.items
-
-    def setup(self, stage: str | None = None) -> None:
-        """Open what is prepared, in every process."""
-        self.prepare_data()
+    @property
+    def items(self) -> ItemBatches:
+        """All prepared content."""
+        if self._items is None:
+            raise RuntimeError("the content is not prepared: call prepare(item_tower) first")
+        return self._items
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Windows of the training sequences."""
@@ -171,7 +173,7 @@ class TwoTowerData(pl.LightningDataModule):
     def unfrozen_item_batches(self) -> DataLoader[Any]:
         """The whole catalogue in order, its content as it is before any frozen layers."""
         frozen = {name: preprocess for name, (preprocess, layers) in self.parts.items() if layers is not None}
-        prepared = {name: self.prepare(self.catalogue.items, preprocess) for name, preprocess in frozen.items()}
+        prepared = {name: self.prepare_content(self.catalogue.items, preprocess) for name, preprocess in frozen.items()}
         items = ItemBatches({**self.items.content, **prepared})
         return _in_order(np.arange(len(self.catalogue.items)), self.ITEMS_PER_BATCH, items)
 

@@ -29,6 +29,8 @@ class Graph(Protocol):
     """A module that takes tensors by name, whose operations are the same whatever they hold."""
 
     output: str
+    free: Mapping[str, tuple[int, ...]]
+    """By input, the axes of any length."""
 
     def __call__(self, inputs: dict[str, Tensor]) -> Tensor:
         """What the program computes."""
@@ -87,7 +89,7 @@ def write_graph(graph: Any, folder: Path, form: str, int8: bool = False) -> dict
         if not difference <= TOLERANCE:
             raise UserError(
                 f"{name} differs from its tower by {difference:.2g}, and {TOLERANCE:g} is allowed. Nothing was "
-                "written. Give format=safetensors, or another encoder or fusion."
+                "written. Choose format=safetensors, or another encoder, fusion or user tower."
             )
     if int8:
         _write_int8(folder / ONNX, folder / INT8)
@@ -121,9 +123,7 @@ def _difference(graph: Graph, program: Callable[[Inputs], Array]) -> float:
 
 @torch.no_grad()
 def _program(graph: Any, example: Mapping[str, Tensor]) -> Any:
-    # A history's second axis is its length.
-    free = {name: (0, 1) if name.startswith("history") else (0,) for name in example}
-    shapes = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for name, axes in free.items()}
+    shapes = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for name, axes in graph.free.items()}
     with _decomposed():
         return torch.export.export(graph, (dict(example),), dynamic_shapes=(shapes,))
 

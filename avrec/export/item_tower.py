@@ -6,6 +6,7 @@ Loading reads JSON and safetensors only: nothing is unpickled, and no code is im
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +19,13 @@ from avrec.content.decode import decode
 from avrec.content.items import RawItem, TextFields
 from avrec.errors import UserError
 from avrec.export.card import write_card
+from avrec.export.classes import builder, name_of, options_of
 from avrec.export.folder import FORMAT, Folder, export_folder, write_weights
 from avrec.export.item_graph import dense
 from avrec.io import write_json
-from avrec.towers.encoders.audio import AudioEncoder
 from avrec.towers.encoders.base import Encoder
-from avrec.towers.encoders.features import FeaturesEncoder
-from avrec.towers.encoders.identity import IdentityEncoder
-from avrec.towers.encoders.text import TextEncoder
-from avrec.towers.encoders.vision import VisionEncoder
-from avrec.towers.fusion import AttentionFusion, ConcatFusion, GatedFusion, MeanFusion
+from avrec.towers.fusion import Fusion
 from avrec.towers.item_tower import ItemTower
-
-ENCODERS: dict[str, type[Encoder]] = {
-    "text": TextEncoder,
-    "vision": VisionEncoder,
-    "audio": AudioEncoder,
-    "identity": IdentityEncoder,
-    "features": FeaturesEncoder,
-}
-FUSIONS: dict[str, type[nn.Module]] = {
-    cls.__name__: cls for cls in (ConcatFusion, MeanFusion, GatedFusion, AttentionFusion)
-}
-NAMES = {cls: name for name, cls in (ENCODERS | FUSIONS).items()}
 
 
 def export_item_tower(
@@ -81,27 +66,18 @@ def _fill(tower: ItemTower, folder: Path, item_ids: Sequence[str], trained_N: Ar
         "dim": tower.dim,
         "normalize": tower.normalize,
         "modality_dropout": tower.modality_dropout,
-        "fusion": {"name": _name(type(tower.fusion)), "options": getattr(tower.fusion, "options", {})},
-        "encoders": {name: {"kind": _name(type(e)), **e.export_config()} for name, e in encoders.items()},
+        "fusion": {"name": name_of(type(tower.fusion)), "options": options_of(tower.fusion)},
+        "encoders": {name: {"kind": name_of(type(e)), **options_of(e)} for name, e in encoders.items()},
         "text": {"columns": list(text.columns), "template": text.template},
     }
-    elsewhere = (TextEncoder, FeaturesEncoder)
-    preprocess = {
-        name: vars(e.preprocess) for name, e in encoders.items() if e.preprocess and not isinstance(e, elsewhere)
-    }
+    preprocess = {name: encoder.save_preprocess(folder) for name, encoder in encoders.items()}
+    kept = {name: given for name, given in preprocess.items() if given is not None}
     write_json(folder / "config.json", config, readable=True)
-    write_json(folder / "preprocessor_config.json", preprocess, readable=True)
-    if "identity" in encoders:
+    write_json(folder / "preprocessor_config.json", kept, readable=True)
+    if any(encoder.reads == "index" for encoder in encoders.values()):
         rows = {item_ids[index]: index + 1 for index in np.flatnonzero(trained_N).tolist()}
         write_json(folder / "item_ids.json", rows, readable=True)
-    if isinstance(reader := encoders.get("text"), TextEncoder):
-        reader.preprocess.tokenizer.save_pretrained(folder)
     write_weights(folder, tower.state_dict())
-
-
-def _name(cls: type[nn.Module]) -> str:
-    """What a class is called in ``config.json``: avrec's own by a word, others by where they lie."""
-    return NAMES.get(cls) or f"{cls.__module__}.{cls.__qualname__}"
 
 
 class ExportedItemTower:
@@ -141,7 +117,7 @@ class ExportedItemTower:
         """
         raw = self._raw_items(items)
         if batch_size < 1:
-            raise UserError(f"batch_size={batch_size} is not possible. Give a whole number from 1.")
+            raise UserError(f"batch_size must be a whole number from 1; got {batch_size}.")
         parts = [self._embed(raw[start : start + batch_size], skip_broken) for start in range(0, len(raw), batch_size)]
         return np.concatenate([np.zeros((0, self.dim), np.float32), *parts])
 
@@ -167,8 +143,7 @@ class ExportedItemTower:
         return [item if isinstance(item, RawItem) else self._raw(item) for item in items]
 
     def _raw(self, item: Mapping[str, Any]) -> RawItem:
-        encoders = self.tower.encoders.items()
-        vectors = {f"{name}_features": name for name, e in encoders if isinstance(e, FeaturesEncoder)}
+        vectors = {f"{name}_features": name for name, e in self.tower.encoders.items() if e.reads == "table"}
         known = {"item_id", "text", "image", "video", "audio", *self.text.columns, *vectors}
         unknown = set(item) - known
         if unknown:
@@ -202,8 +177,9 @@ class ExportedItemTower:
             if having:
                 content[name] = {key: torch.from_numpy(np.stack([row[key] for row in having])) for key in having[0]}
         told_UM = present_UM.clone()
-        if "identity" in content:  # present for everyone; of an item that was never seen it tells nothing
-            told_UM[:, self.tower.modalities.index("identity")] = content["identity"]["row"] > 0
+        for m, (name, encoder) in enumerate(self.tower.encoders.items()):
+            if encoder.reads == "index" and name in content:  # of an item that was never seen it tells nothing
+                told_UM[:, m] = content[name]["row"] > 0
         empty = (~told_UM.any(1)).nonzero().flatten().tolist()
         if empty:
             raise UserError(
@@ -213,20 +189,21 @@ class ExportedItemTower:
         return ItemBatch(torch.arange(len(items)), present_UM, content)
 
     def _content(self, modality: str, item: RawItem, skip_broken: bool) -> dict[str, Array] | None:
-        encoder = self.tower.encoders[modality]
-        if isinstance(encoder, FeaturesEncoder):
+        encoder: Any = self.tower.encoders[modality]
+        if encoder.reads == "table":
             vector = item.features.get(modality)
             return None if vector is None else encoder.content_of(vector, item.item_id)
-        if encoder.preprocess is None:
+        if encoder.reads == "index":
             return {"row": np.asarray(self.rows.get(item.item_id, 0), np.int64)}
-        decoded = decode(item, encoder.preprocess.request())  # type: ignore[union-attr, operator]
+        decoded = decode(item, encoder.preprocess.request())
         if decoded.failures and not skip_broken:
             failure = decoded.failures[0]
             raise UserError(
                 f"{failure.path} of item {item.item_id!r} could not be decoded: it {failure.reason}. "
                 "Mend the file, or give skip_broken=True to go on without it."
             )
-        return encoder.preprocess(decoded)  # type: ignore[operator]
+        content: dict[str, Array] | None = encoder.preprocess(decoded)
+        return content
 
 
 def load_item_tower(
@@ -249,55 +226,28 @@ def load_item_tower(
     except (RuntimeError, AssertionError) as error:  # the second: torch was built without it
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"device={device} cannot be used: {reason}. Give device=cpu, or one that is there.") from error
-    files = Folder(folder, "item_tower")
-
-    def known(name: str, ours: Mapping[str, type[nn.Module]]) -> Any:
-        found = {**ours, **{_name(cls): cls for cls in classes}}
-        if name not in found and "." in name:
-            raise UserError(
-                f"{folder} is built of {name}, which is not of avrec, and files import no code. Import it and give "
-                f"load_item_tower(…, classes=[{name.rpartition('.')[2]}]); to avrec embed classes=[{name}]."
-            )
-        return found[name]
-
+    files, build = Folder(folder, "item_tower"), builder(folder, classes, "load_item_tower")
     config = files.config()
     with files.reading():
-        _check_own(config["encoders"])
-        # Exports from before encoders had kinds name none: there was one kind to a modality.
-        encoders = {
-            name: known(given.pop("kind", name), ENCODERS)(**given) for name, given in config["encoders"].items()
-        }
-        _restore_preprocess(files, encoders)
-        fusion = known(config["fusion"]["name"], FUSIONS)
+        kept, encoders = files.json("preprocessor_config.json"), {}
+        for modality, given in config["encoders"].items():
+            # Exports from before encoders had kinds name none: there was one kind to a modality.
+            encoder = build(given.pop("kind", modality), given, Encoder)
+            encoder.load_preprocess(files.path, kept.get(modality))
+            encoders[modality] = encoder
+        if strange := kept.keys() - encoders:
+            raise ValueError(f"preprocessor_config.json has {sorted(strange)[0]!r}, and config.json no such encoder")
+        fusion = partial(build, config["fusion"]["name"], config["fusion"]["options"], Fusion)
         tower = ItemTower(
             encoders,
-            lambda modalities, dim: fusion(modalities, dim, **config["fusion"]["options"]),
+            lambda modalities, dim: fusion(modalities=modalities, dim=dim),
             config["dim"],
             config["modality_dropout"],
             config["normalize"],
         )
         files.fill(tower)
-        identity: Any = encoders.get("identity")
-        rows = files.rows("item_ids.json", identity.num_items) if identity else {}
+        rows: dict[str, int] = {}
+        for encoder in encoders.values():
+            if encoder.reads == "index":
+                rows = files.rows("item_ids.json", encoder.options()["num_items"])
         return ExportedItemTower(tower.to(device), rows, TextFields(**config["text"]))
-
-
-def _check_own(encoders: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse arguments that would make an encoder read a hub, or other files than those of its folder."""
-    for modality, given in encoders.items():
-        kind, name = given.get("kind", modality), str(given.get("name") or "")
-        vision = kind == "vision" and (given.get("weights") != "random" or ":" in name)
-        if vision or (kind == "text" and name) or (kind == "features" and given.get("path")):
-            raise ValueError(f"its {modality} encoder would be read from elsewhere")
-
-
-def _restore_preprocess(files: Folder, encoders: Mapping[str, Encoder]) -> None:
-    for name, settings in files.json("preprocessor_config.json").items():
-        vars(encoders[name].preprocess).update(settings)
-    if isinstance(reader := encoders.get("text"), TextEncoder):
-        from transformers import AutoTokenizer
-
-        # Without a configuration of its own it would read the folder's config.json, and wonder.
-        reader.preprocess.tokenizer = AutoTokenizer.from_pretrained(
-            files.path, config=reader.network.config, trust_remote_code=False
-        )

@@ -9,7 +9,6 @@ import hashlib
 import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,17 @@ from torch import Tensor, nn
 from avrec.batch import Array, UserBatch
 from avrec.errors import UserError
 from avrec.export.card import write_card
+from avrec.export.classes import builder, name_of, options_of
 from avrec.export.folder import FORMAT, Folder, export_folder, write_weights
 from avrec.io import write_json
-from avrec.towers.history import HistoryAttention
-from avrec.towers.ncf import NCF
 from avrec.towers.score import Score
-from avrec.towers.user_tower import MeanHistory, Queries, UserColumns, UserTower, UserVector
+from avrec.towers.user_tower import UserTowerBase
 
 TABLE = "user_table.weight"
 
 
 def export_user_tower(
-    tower: Queries,
+    tower: UserTowerBase,
     score: Score,
     folder: str | Path,
     dim: int,
@@ -55,8 +53,12 @@ def export_user_tower(
         finish: writes more into the folder before it appears; None: a card that tells nothing of the run.
 
     Raises:
-        UserError: a tower that cannot be rebuilt from files, or of which nothing is left without its users.
+        UserError: nothing is left of the tower without its users.
     """
+    if tower.NEEDS_USERS and users is None:
+        raise UserError(
+            f"A {type(tower).__name__} is a vector per user: without them nothing is left to export. Add users=hashed."
+        )
     folder = Path(folder)
     state = dict(tower.state_dict())
     with export_folder(folder) as beside:
@@ -77,7 +79,7 @@ def export_user_tower(
             "history_length": history_length,
             "temperature": score.temperature.item(),
             "bias": score.bias.item(),
-            "tower": _options(tower, bool(keys)) | ({"num_users": len(keys)} if TABLE in state else {}),
+            "tower": {"name": name_of(type(tower)), **options_of(tower), "num_users": len(keys)},
             "user_columns": list(user_columns),
         }
         write_json(beside / "config.json", config, readable=True)
@@ -90,36 +92,6 @@ def _key(salt: str, user_id: str) -> str:
     return hashlib.blake2b(user_id.encode(), key=salt.encode(), digest_size=16).hexdigest()
 
 
-def _options(tower: Queries, with_users: bool) -> dict[str, Any]:
-    if isinstance(tower, MeanHistory):
-        return {"name": "MeanHistory"}
-    if isinstance(tower, UserVector):
-        if not with_users:
-            raise UserError(
-                "This user tower is a vector per user and nothing else: without them nothing is left to export. "
-                "Give users=hashed."
-            )
-        return {"name": "UserVector"}
-    if isinstance(tower, UserTower):
-        parts = {"attention": tower.attention, "ncf": tower.ncf, "columns": tower.columns}
-        return {
-            "name": "UserTower",
-            "normalize": tower.normalize,
-            **{name: part.options for name, part in parts.items()},
-        }
-    raise UserError(f"{type(tower).__name__} cannot be exported: only UserTower, UserVector and MeanHistory can.")
-
-
-def _rebuilt(given: dict[str, Any], dim: int) -> Queries:
-    name, columns = given.pop("name"), UserColumns(**given.pop("columns", {}))
-    if name == "MeanHistory":
-        return MeanHistory()
-    if name == "UserVector":
-        return UserVector(columns, dim=dim, **given)
-    attention, ncf = partial(HistoryAttention, **given.pop("attention")), partial(NCF, **given.pop("ncf"))
-    return UserTower(attention, ncf, columns, dim=dim, **given)
-
-
 class UserGraph(nn.Module):
     """A user tower over histories of item vectors, temperature included.
 
@@ -127,23 +99,25 @@ class UserGraph(nn.Module):
         tower: the user tower.
         temperature: queries are divided by it.
         dim: D.
+        history_length: L of a tower that takes histories of one length only.
     """
 
     output = "query"
 
-    def __init__(self, tower: Queries, temperature: float, dim: int) -> None:
+    def __init__(self, tower: UserTowerBase, temperature: float, dim: int, history_length: int) -> None:
         super().__init__()
         self.tower = tower.eval()
         self.temperature = temperature
         self.dim = dim
-        table = dict(tower.named_parameters()).get(TABLE)
-        columns = tower.columns if isinstance(tower, UserTower) else UserColumns()
-        self.num_users = 0 if table is None else len(table) - 1
-        options: dict[str, Any] = columns.options
-        self.sizes: list[int] = options["category_sizes"]
-        self.numbers: int = options["numbers"]
+        self.length = history_length if tower.FIXED_LENGTH else None
+        self.num_users = 0 if tower.user_table is None else tower.user_table.num_embeddings - 1
+        self.sizes: list[int] = [] if tower.columns is None else tower.columns.category_sizes
+        self.numbers: int = 0 if tower.columns is None else tower.columns.numbers
         more = {"user": self.num_users, "categories": self.sizes, "numbers": self.numbers}
         self.reads = ["history", "history_present", "history_time", *(name for name, read in more.items() if read)]
+        self.free = {
+            name: (0, 1) if name.startswith("history") and self.length is None else (0,) for name in self.reads
+        }
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Queries (B, D).
@@ -171,7 +145,7 @@ class UserGraph(nn.Module):
 
     def random(self, count: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """Inputs of ``count`` users; gaps in time are those where a bucket ends, where rounding would show."""
-        L = int(rng.integers(2, 9))
+        L = self.length or int(rng.integers(2, 9))
         present_BL = np.arange(L) < rng.integers(0, L + 1, (count, 1))
         time_BL = np.cumsum(2.0 ** rng.integers(0, 31, (count, L)) - 1, axis=1) * present_BL
         arrays = {
@@ -202,6 +176,7 @@ class ExportedUserTower:
         self.config = config
         self.dim: int = config["dim"]
         self.items = items
+        self._columns = config["user_columns"] if graph.tower.columns is not None else []
         self._salt = users.get("salt", "")
         self._row = {key: row for row, key in enumerate(users.get("keys", ()), start=1)}
 
@@ -250,7 +225,7 @@ class ExportedUserTower:
             if given is not None and len(given) != B:
                 raise UserError(f"query was given {B} histories and {len(given)} {name}. Give one for each.")
         vectors = [self._vectors(row, history) for row, history in enumerate(histories)]
-        L = max([1, *(min(longest, len(items)) for items in vectors)])
+        L = self.graph.length or max([1, *(min(longest, len(items)) for items in vectors)])
         history_BLD, present_BL = np.zeros((B, L, self.dim), np.float32), np.zeros((B, L), bool)
         time_BL = np.zeros((B, L))
         for row, items in enumerate(vectors):
@@ -292,7 +267,7 @@ class ExportedUserTower:
         return vectors
 
     def _coded(self, values: Mapping[str, Any]) -> tuple[list[int], list[float]]:
-        columns = self.config["user_columns"]
+        columns = self._columns
         unknown = set(values) - {column["name"] for column in columns}
         if unknown:
             names = ", ".join(column["name"] for column in columns) or "none"
@@ -308,7 +283,7 @@ class ExportedUserTower:
         return codes, numbers
 
     def __repr__(self) -> str:
-        names = [column["name"] for column in self.config["user_columns"]]
+        names = [column["name"] for column in self._columns]
         return f"{type(self).__name__}(dim={self.dim}, users={len(self._row)}, user_columns={names})"
 
 
@@ -323,26 +298,32 @@ def _standardised(value: Any, column: Mapping[str, Any]) -> float:
     return 0.0 if math.isnan(number) or not column["spread"] else (number - column["mean"]) / column["spread"]
 
 
-def load_user_tower(folder: str | Path, items: str | Path | None = None) -> ExportedUserTower:
+def load_user_tower(
+    folder: str | Path, items: str | Path | None = None, classes: Sequence[type[nn.Module]] = ()
+) -> ExportedUserTower:
     """Load an exported user tower.
 
     Args:
         folder: what ``export_user_tower`` wrote.
         items: a Parquet file of ``item_id`` and ``vector``, such as RUN/embeddings/items.parquet, for histories that
             are lists of ids.
+        classes: user towers of your own, and parts of them; those that the folder does not name are left aside.
 
     Raises:
-        UserError: the folder is not an exported user tower, is damaged, or of another format.
+        UserError: the folder is not an exported user tower, is damaged, of another format, or names a class that is
+            not given.
     """
-    files = Folder(folder, "user_tower")
+    files, build = Folder(folder, "user_tower"), builder(folder, classes, "load_user_tower")
     config = files.config()
     with files.reading():
-        tower = _rebuilt(dict(config["tower"]), config["dim"])
+        given = dict(config["tower"])
+        name, num_users = given.pop("name"), given.pop("num_users", 0)
+        tower = build(name, given, UserTowerBase, num_users=num_users, dim=config["dim"])
         files.fill(tower)
         has_users = (files.path / "user_ids.json").is_file()
-        graph = UserGraph(tower, config["temperature"], config["dim"])
+        graph = UserGraph(tower, config["temperature"], config["dim"], config["history_length"])
         users = files.json("user_ids.json") if has_users else {}
-        if has_users and len(users["keys"]) != config["tower"]["num_users"]:
+        if has_users and len(users["keys"]) != num_users:
             raise ValueError("user_ids.json is of another tower")
         return ExportedUserTower(graph, config, users, {} if items is None else _vectors_of(Path(items)))
 

@@ -24,7 +24,6 @@ from avrec.errors import UserError, nearest
 from avrec.export.item_tower import ExportedItemTower
 from avrec.retrieval.embed import read_items, vectors_of
 from avrec.retrieval.index import Index
-from avrec.towers.encoders.features import FeaturesEncoder
 from avrec.towers.user_tower import UserVector
 
 if TYPE_CHECKING:
@@ -153,7 +152,7 @@ class Recommender:
         Raises:
             UserError: the table cannot be used, or an item is in the catalogue already.
         """
-        if any(isinstance(encoder, FeaturesEncoder) for encoder in self.module.item_tower.encoders.values()):
+        if any(encoder.reads == "table" for encoder in self.module.item_tower.encoders.values()):
             raise UserError(
                 f"items={items}: this run reads a feature matrix, which new items have no row in. Give vectors to the "
                 "exported tower: avrec.load_item_tower(RUN/item_tower).embed(...)."

@@ -1,6 +1,5 @@
 """From a config to the pieces of a run: source, data, both towers, objective, trainer."""
 
-import copy
 import logging
 import math
 import sys
@@ -39,7 +38,7 @@ def build_data(cfg: DictConfig, source: Any) -> "TwoTowerData":
 
 
 def build_module(cfg: DictConfig, data: "TwoTowerData", validate: Callable[..., Any]) -> "TwoTowerModule":
-    """Both towers for a catalogue, the objective and the optimizer; connects the data to the encoders."""
+    """Both towers for a catalogue, the objective and the optimizer."""
     from avrec.towers.user_tower import UserColumns
     from avrec.training.module import TwoTowerModule
 
@@ -49,16 +48,15 @@ def build_module(cfg: DictConfig, data: "TwoTowerData", validate: Callable[..., 
         node = cfg.get(modality)
         if node is None:
             continue
-        # A partial encoder reads what lies under an item's number, not what the item names.
-        by_number = node.get("_partial_", False)
-        if not by_number and not catalogue.has(modality):
+        reads = encoder_reads(node)
+        if reads == "files" and not catalogue.has(modality):
             log.info("no item has %s: its encoder is left out", modality)
             continue
-        encoders[modality] = instantiate(node, modality)
-        if modality == "identity":
-            encoders[modality] = encoders[modality](num_items=len(catalogue.items))
-        elif by_number:
-            encoders[modality] = encoders[modality](root=catalogue.root)
+        handed: dict[str, dict[str, Any]] = {
+            "index": {"num_items": len(catalogue.items)},
+            "table": {"root": catalogue.root},
+        }
+        encoders[modality] = instantiate(node, modality, **handed.get(reads, {}))
     fusion = instantiate(cfg.fusion, "fusion")
     item_tower = instantiate(cfg.item_tower, "item_tower")(encoders=encoders, fusion=fusion)
     columns = UserColumns(catalogue.category_sizes, catalogue.user_numbers.shape[1])
@@ -75,13 +73,24 @@ def build_module(cfg: DictConfig, data: "TwoTowerData", validate: Callable[..., 
         validate,
     )
     scheduler(optimizer(module), total_steps=100)  # what they refuse, they refuse before anything is written
-    data.connect(item_tower.parts())
     return module
+
+
+def encoder_reads(node: Any) -> str:
+    """What an encoder's config node reads (``Encoder.reads``), without building it."""
+    from hydra.utils import get_object
+
+    try:
+        return getattr(get_object(node["_target_"]), "reads", "files")
+    except (ImportError, ValueError):  # building it says what is missing
+        return "files"
 
 
 def build_trainer(cfg: DictConfig, more_callbacks: "Sequence[pl.Callback]" = ()) -> "pl.Trainer":
     """The Trainer with its callbacks and loggers; ``more_callbacks`` are those that no config holds."""
-    from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
+    from pytorch_lightning.callbacks import LearningRateMonitor
+
+    from avrec.training.monitoring import ProgressBar
 
     _hush()
     for node in (cfg.logger or {}).values():
@@ -92,7 +101,7 @@ def build_trainer(cfg: DictConfig, more_callbacks: "Sequence[pl.Callback]" = ())
     if loggers:
         callbacks.append(LearningRateMonitor("step"))
     if sys.stderr.isatty():
-        callbacks.append(RichProgressBar())
+        callbacks.append(ProgressBar())
     return instantiate(
         cfg.trainer,
         "trainer",
@@ -109,14 +118,18 @@ def _hush() -> None:
         ".*isinstance.treespec, LeafSpec.*",
         "Checkpoint directory .* exists and is not empty.*",
         ".*special characters in metric name.*",  # MLflow takes no @
+        r"Found \d+ module\(s\) in eval mode.*",  # frozen layers
     ):
         warnings.filterwarnings("ignore", message)
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(_worth_saying)
 
 
+_NOISE = ("💡 Tip", "Loading `train_dataloader`", "TPU available", "`Trainer(", "`Trainer.fit` stopped")
+
+
 def _worth_saying(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(("💡 Tip", "Loading `train_dataloader`", "TPU available"))
+    return not record.getMessage().startswith(_NOISE)
 
 
 def build_ranking_trainer(cfg: DictConfig) -> "pl.Trainer":
@@ -160,6 +173,4 @@ def build_run(cfg: "DictConfig") -> Run:
         raise UserError(
             "evaluation.metrics: diversity needs an encoder that reads content. Remove it from the metrics."
         )
-    # The copy shares what content is prepared with: a tokenizer is learned, or comes with weights, later than this.
-    shared = {id(encoder.preprocess): encoder.preprocess for encoder in module.item_tower.encoders.values()}
-    return Run(cfg, source, data, module, copy.deepcopy(module.item_tower, shared))
+    return Run(cfg, source, data, module, module.item_tower.copy())

@@ -199,7 +199,5 @@ def import_classes(paths: Sequence[str]) -> list[type[Any]]:
         except Exception as error:  # a module of the user's own raises what it likes
             reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         if reason:
-            raise UserError(
-                f"`classes` must name MODULE.CLASS of this folder or PYTHONPATH; got {path}: {reason}."
-            )
+            raise UserError(f"`classes` must name MODULE.CLASS of this folder or PYTHONPATH; got {path}: {reason}.")
     return found

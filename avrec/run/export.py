@@ -14,6 +14,7 @@ from avrec.errors import UserError
 if TYPE_CHECKING:
     from avrec.export.user_tower import ExportedUserTower
     from avrec.run.build import Run
+    from avrec.towers.item_tower import ItemTower
 
 log = logging.getLogger(__name__)
 
@@ -136,13 +137,13 @@ class _Job:
         """Programs and card of a user tower."""
         from avrec.export.user_tower import load_user_tower
 
-        exported = load_user_tower(folder)
+        exported = load_user_tower(folder, classes=[type(part) for part in self.run.module.user_tower.modules()])
         measured, differences = {}, {}
         if self.form != "safetensors":
             from avrec.export.graph import INT8, load_onnx, write_graph
 
             differences = write_graph(exported.graph, folder, self.form, self.int8)
-        left_out = exported.graph.num_users == 0 and "user_table.weight" in self.run.module.user_tower.state_dict()
+        left_out = exported.graph.num_users == 0 and self.run.module.user_tower.user_table is not None
         if left_out or self.int8:
             item_ND, query_ED = self._own()
             measured["the run"] = self._recall(item_ND, query_ED)
@@ -214,16 +215,7 @@ class _Job:
         write_card(folder, About(counts, self.results, measured, differences, limits))
 
 
-def _reads(tower: Any) -> list[str]:
+def _reads(tower: "ItemTower") -> list[str]:
     """What is read of an item, and how much of it."""
-    most = {
-        "text": ("max_tokens", "tokens"),
-        "vision": ("video_frames", "video frames"),
-        "audio": ("seconds", "seconds"),
-    }
-    found = []
-    for name, encoder in tower.encoders.items():
-        key, unit = most.get(name, ("", ""))
-        limit = getattr(encoder.preprocess, key, None) if key else None
-        found.append(name if limit is None else f"{name} (up to {limit} {unit})")
-    return found
+    encoders: Any = tower.encoders.items()
+    return [f"{name} ({limit})" if (limit := encoder.limit()) else name for name, encoder in encoders]

@@ -27,7 +27,7 @@ def of_checkpoint(ckpt: str | Path, root: str | Path | None = None) -> Run:
     cfg = config.of_run(ckpt, root)
     run = build_run(cfg)
     load_weights(run.module, run.data, ckpt)
-    run.data.prepare_data()
+    run.data.prepare(run.module.item_tower)
     return run
 
 

@@ -165,7 +165,8 @@ def _arguments_of(target: Any) -> tuple[dict[str, inspect.Parameter], dict[str, 
     made = get_type_hints(target).get("return") if inspect.isfunction(target) else None
     if not inspect.isclass(made) or not made.__module__.startswith("avrec."):
         return named, annotations, True
-    arguments, more, is_open = _arguments_of(made)
+    returned: Any = made
+    arguments, more, is_open = _arguments_of(returned)
     arguments = {name: parameter.replace(default=None) for name, parameter in arguments.items()}
     return arguments | named, more | annotations, is_open
 

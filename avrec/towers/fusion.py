@@ -1,16 +1,26 @@
-"""Four ways to make one vector (U, D) of the M modalities that an item has.
+"""Four ways to make one vector (U, D) of the M modalities that an item has."""
 
-Each is built from M, D and its own arguments, which it keeps in ``options``: an exported tower is rebuilt from them.
-"""
+from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from avrec.checked import Count, Rate, checked
+from avrec.towers.rebuildable import Rebuildable
 
 
-class ConcatFusion(nn.Module):
+class Fusion(Rebuildable, ABC):
+    """A fusion: built from M, D and its own arguments."""
+
+    HANDED = ("modalities", "dim")
+
+    @abstractmethod
+    def forward(self, values_UMD: Float[Tensor, "U M D"], present_UM: Bool[Tensor, "U M"]) -> Float[Tensor, "U D"]:
+        """One vector for each item; what ``values_UMD`` holds where a modality is not present must not matter."""
+
+
+class ConcatFusion(Fusion):
     """Concatenation and an MLP, added to the weighted mean: late fusion with interactions between modalities.
 
     What is missing enters as zeros, and the mask itself is read, so that "missing" differs from "zero".
@@ -19,7 +29,6 @@ class ConcatFusion(nn.Module):
     @checked
     def __init__(self, modalities: int, dim: int, hidden: Count = 256, dropout: Rate = 0.1) -> None:
         super().__init__()
-        self.options = {"hidden": hidden, "dropout": dropout}
         self.mlp = nn.Sequential(
             nn.Linear(modalities * (dim + 1), hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim)
         )
@@ -32,12 +41,11 @@ class ConcatFusion(nn.Module):
         return self.mlp(joined) + self.mean(values_UMD, present_UM)
 
 
-class MeanFusion(nn.Module):
+class MeanFusion(Fusion):
     """Weighted mean with one learned weight per modality, over the modalities that are present."""
 
     def __init__(self, modalities: int, dim: int) -> None:
         super().__init__()
-        self.options: dict[str, float] = {}
         self.logit_M = nn.Parameter(torch.zeros(modalities))
 
     def forward(self, values_UMD: Float[Tensor, "U M D"], present_UM: Bool[Tensor, "U M"]) -> Float[Tensor, "U D"]:
@@ -45,12 +53,11 @@ class MeanFusion(nn.Module):
         return _weighted(values_UMD, self.logit_M.expand(present_UM.shape), present_UM)
 
 
-class GatedFusion(nn.Module):
+class GatedFusion(Fusion):
     """Gated fusion (Arevalo et al. 2017): each item weighs its modalities by what they hold."""
 
     def __init__(self, modalities: int, dim: int) -> None:
         super().__init__()
-        self.options: dict[str, float] = {}
         self.gate = nn.Linear(modalities * (dim + 1), modalities)
         self.transform = nn.ModuleList(nn.Linear(dim, dim) for _ in range(modalities))
 
@@ -62,13 +69,12 @@ class GatedFusion(nn.Module):
         return _weighted(transformed, logit_UM, present_UM)
 
 
-class AttentionFusion(nn.Module):
+class AttentionFusion(Fusion):
     """Self-attention (``heads`` must divide D) among an item's modalities, read by a learned query."""
 
     @checked
     def __init__(self, modalities: int, dim: int, heads: Count = 4) -> None:
         super().__init__()
-        self.options = {"heads": heads}
         self.kind_MD = nn.Parameter(torch.randn(modalities, dim) * 0.02)
         self.query_D = nn.Parameter(torch.randn(dim) * 0.02)
         self.layer = nn.TransformerEncoderLayer(

@@ -7,11 +7,12 @@ from torch.compiler import is_exporting
 
 from avrec.checked import Count, Rate, Whole, checked
 from avrec.errors import UserError
+from avrec.towers.rebuildable import Rebuildable
 
 TIME_BUCKETS = 32
 
 
-class HistoryAttention(nn.Module):
+class HistoryAttention(Rebuildable):
     """Causal self-attention over the history with relative position and time-gap biases.
 
     A learned vector, the empty history, stands before the first item: query position q attends to it and to the
@@ -31,6 +32,8 @@ class HistoryAttention(nn.Module):
         dropout: on attention output and feed-forward output.
     """
 
+    HANDED = ("dim",)
+
     @checked
     def __init__(
         self, dim: Count = 64, depth: Whole = 2, heads: Count = 2, max_history: Count = 50, dropout: Rate = 0.1
@@ -38,7 +41,6 @@ class HistoryAttention(nn.Module):
         super().__init__()
         if dim % heads:
             raise UserError(f"`user_tower.attention.heads` must divide dim={dim}; got {heads}.")
-        self.options = {"depth": depth, "heads": heads, "max_history": max_history, "dropout": dropout}
         self.empty_history = nn.Parameter(torch.randn(dim) * dim**-0.5)
         self.max_history = max_history
         self.position_bias = nn.Embedding(max_history + 1, heads + 1)

@@ -1,5 +1,6 @@
 """The item tower: what an item is, as one vector."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from avrec.batch import MODALITIES, Array, ItemBatch
 from avrec.checked import Count, Rate, checked
 from avrec.errors import UserError
 from avrec.towers.encoders.base import Encoder
+from avrec.towers.fusion import Fusion
 
 
 class Standardise(nn.Module):
@@ -73,7 +75,7 @@ class ItemTower(nn.Module):
     def __init__(
         self,
         encoders: Mapping[str, Encoder | None],
-        fusion: Callable[[int, int], nn.Module],
+        fusion: Callable[[int, int], Fusion],
         dim: Count = 64,
         modality_dropout: Rate = 0.1,
         normalize: bool = True,
@@ -84,12 +86,16 @@ class ItemTower(nn.Module):
         if unknown or not chosen:
             given = f"unknown modalities {sorted(unknown)}" if unknown else "no encoder"
             raise UserError(f"The item tower was given {given}. It needs one or more of {', '.join(MODALITIES)}.")
+        for encoder in chosen.values():
+            encoder.check()
         self.encoders = nn.ModuleDict(chosen)
         self.project = nn.ModuleDict()
         for name, encoder in chosen.items():
             width = encoder.out_dim
             self.project[name] = nn.Sequential(Standardise(width), nn.Linear(width, dim), nn.LayerNorm(dim))
         self.fusion = fusion(len(chosen), dim)
+        if not isinstance(self.fusion, Fusion):
+            raise TypeError(f"{type(self.fusion).__name__} must extend {Fusion.__module__}.Fusion")
         self.dim = dim
         self.modality_dropout = modality_dropout
         self.normalize = normalize
@@ -100,9 +106,14 @@ class ItemTower(nn.Module):
         return list(self.encoders)
 
     def parts(self) -> dict[str, tuple[Any, Any]]:
-        """By modality, what makes its content and the layers that are frozen: what ``TwoTowerData.connect`` takes."""
+        """By modality, what makes its content and the layers that are frozen: what ``TwoTowerData.prepare`` reads."""
         encoders: Iterable[tuple[str, Any]] = self.encoders.items()
         return {name: (encoder.preprocess, encoder.frozen_layers()) for name, encoder in encoders}
+
+    def copy(self) -> "ItemTower":
+        """A copy that shares each encoder's preprocess: a tokenizer is learned, or comes with weights, for both."""
+        encoders: Iterable[Any] = self.encoders.values()
+        return copy.deepcopy(self, {id(encoder.preprocess): encoder.preprocess for encoder in encoders})
 
     def forward(self, items: ItemBatch) -> Float[Tensor, "U D"]:
         """Embed U items, whose ``present_UM`` has one column for each of this tower's modalities."""
@@ -141,11 +152,11 @@ class ItemTower(nn.Module):
         """What each encoder of content says by itself, before projection, of a whole catalogue in order.
 
         Returns:
-            By modality but for identity: values (N, width) on the CPU, zeros where not present, and ``present_N``.
+            By modality that is content: values (N, width) on the CPU, zeros where not present, and ``present_N``.
         """
         training, device = self.training, next(self.parameters()).device
         self.eval()
-        parts: dict[str, list[Tensor]] = {name: [] for name in self.encoders if name != "identity"}
+        parts: dict[str, list[Tensor]] = {name: [] for name, e in self.encoders.items() if e.reads != "index"}
         present = []
         for batch in batches:
             present.append(batch.present_UM)

@@ -7,9 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from avrec.checked import Count, Rate, Whole, checked
+from avrec.towers.rebuildable import Rebuildable
 
 
-class NCF(nn.Module):
+class NCF(Rebuildable):
     """Neural collaborative filtering's two branches (He et al. 2017, section 3.4) on the user's side.
 
     In the paper the branches join a user with an item; a tower that can be searched must not see the item, so
@@ -22,12 +23,13 @@ class NCF(nn.Module):
         dropout: after each hidden layer.
     """
 
+    HANDED = ("dim", "columns")
+
     @checked
     def __init__(
         self, dim: Count = 64, columns: Whole = 0, hidden: Sequence[Count] = (128, 64), dropout: Rate = 0.1
     ) -> None:
         super().__init__()
-        self.options = {"hidden": list(hidden), "dropout": dropout}
         layers: list[nn.Module] = []
         widths = [2 * dim + columns, *hidden]
         for width_in, width_out in zip(widths, widths[1:], strict=False):

@@ -14,7 +14,7 @@ from avrec.errors import UserError
 from avrec.objectives.pairs import Pairs, pairs_of
 from avrec.towers.item_tower import ItemTower
 from avrec.towers.score import Score
-from avrec.towers.user_tower import Queries
+from avrec.towers.user_tower import UserTowerBase
 
 
 class TwoTowerModule(pl.LightningModule):
@@ -35,7 +35,7 @@ class TwoTowerModule(pl.LightningModule):
     def __init__(
         self,
         item_tower: ItemTower,
-        user_tower: Queries,
+        user_tower: UserTowerBase,
         score: Score,
         objective: torch.nn.Module,
         optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer] | None = None,

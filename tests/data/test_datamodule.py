@@ -58,11 +58,17 @@ def catalogue_of(users=USERS, rows=7, items=ITEMS):
     return Catalogue(Path(), raw, [""] * items, names, log, none.astype(np.int64), [], none.astype(np.float32))
 
 
+class Tower(dict):
+    """What an item tower says of its parts."""
+
+    def parts(self):
+        return dict(self)
+
+
 def data_of(catalogue=None, splitter=None, parts=None, **settings):
     settings = {"users_per_batch": 4, "history_length": 3, **settings}
     data = TwoTowerData(catalogue or catalogue_of(), splitter or LeaveLastOut(), Prepare(), **settings)
-    data.connect({"text": (Words(), None), "identity": (None, None)} if parts is None else parts)
-    data.setup()
+    data.prepare(Tower({"text": (Words(), None), "identity": (None, None)} if parts is None else parts))
     return data
 
 
@@ -77,11 +83,9 @@ def as_plain(batch):
 def test_prepares_once_what_was_asked_for():
     data = data_of()
     words, frozen = Words(), object()
-    data.connect({"text": (words, frozen), "identity": (None, None)})
-    data.prepare_data()
-    data.setup("fit")
-    assert data.prepare.calls[-1:] == [(ITEMS, words, frozen)]
-    assert len(data.prepare.calls) == 2
+    data.prepare(Tower({"text": (words, frozen), "identity": (None, None)}))
+    assert data.prepare_content.calls[-1:] == [(ITEMS, words, frozen)]
+    assert len(data.prepare_content.calls) == 2
     assert words.fits == int(data.trained_N.sum())
     assert list(data.items.content) == ["text", "identity"]
     rows = data.items(np.arange(ITEMS)).content["identity"]["row"]

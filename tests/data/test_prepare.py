@@ -22,8 +22,8 @@ def test_training_finds_what_was_prepared(tmp_path: Path, compose_cfg: Any, capl
     assert "32 items: text 32, vision 32, audio" in caplog.text
     written = shards(tmp_path)
     assert {name.split("-")[0] for name in written} == {"text", "vision", "audio"}
-    data = build.build_run(cfg).data
-    data.prepare_data()
+    run = build.build_run(cfg)
+    run.data.prepare(run.module.item_tower)
     assert shards(tmp_path) == written
 
 

@@ -126,7 +126,7 @@ def test_the_same_person_has_another_key_in_each_export(tmp_path):
 
 
 def test_a_tower_of_users_alone_needs_them(tmp_path):
-    with pytest.raises(UserError, match="nothing is left to export. Give users=hashed"):
+    with pytest.raises(UserError, match="nothing is left to export. Add users=hashed"):
         export(TOWERS["UserVector"](), tmp_path / "tower", None)
     assert not list(tmp_path.iterdir())
 

@@ -6,6 +6,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from test_export_user_tower import LONGEST
 from test_export_user_tower import make_tower as make_user_tower
 
 import avrec
@@ -13,18 +14,21 @@ from avrec.batch import ItemBatch
 from avrec.content.items import RawItem
 from avrec.errors import UserError
 from avrec.export import graph as graph_module
+from avrec.export.classes import OWN
 from avrec.export.graph import INT8, ONNX, PT2, check_packages, load_onnx, load_program, write_graph
 from avrec.export.item_graph import ItemGraph, dense
-from avrec.export.item_tower import FUSIONS, export_item_tower
+from avrec.export.item_tower import export_item_tower
 from avrec.export.user_tower import UserGraph
 from avrec.towers.encoders.audio import AudioEncoder
 from avrec.towers.encoders.features import FeaturesEncoder
 from avrec.towers.encoders.identity import IdentityEncoder
 from avrec.towers.encoders.text import TextEncoder
 from avrec.towers.encoders.vision import VisionEncoder
+from avrec.towers.fusion import Fusion
 from avrec.towers.item_tower import ItemTower
 
 DIM = 8
+FUSIONS = {name: cls for name, cls in OWN.items() if issubclass(cls, Fusion)}
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +84,7 @@ def test_dense_is_what_the_batch_holds(rng):
 
 
 def user_graph() -> UserGraph:
-    return UserGraph(make_user_tower(), 0.07, DIM)
+    return UserGraph(make_user_tower(), 0.07, DIM, LONGEST)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +127,7 @@ def test_inputs_of_an_exported_tower(tmp_path):
 
 def test_a_program_that_differs_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(graph_module, "_difference", lambda graph, program: float("nan"))
-    with pytest.raises(UserError, match=r"model\.pt2 differs from its tower by nan.*Give format=safetensors"):
+    with pytest.raises(UserError, match=r"model\.pt2 differs from its tower by nan.*Choose format=safetensors"):
         write_graph(ItemGraph(small_tower()), tmp_path, "torch_export")
 
 

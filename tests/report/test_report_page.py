@@ -280,7 +280,7 @@ def test_a_run_writes_its_report_and_never_ends_of_it(compose_cfg, tmp_path: Pat
     from avrec.run import build, evaluation, outputs
 
     run = build.build_run(compose_cfg())
-    run.data.prepare_data()
+    run.data.prepare(run.module.item_tower)
     rng = torch.Generator().manual_seed(0)
     task = run.data.tasks["test"]
     run.module.item_ND = torch.randn(len(run.data.catalogue.items), 16, generator=rng)

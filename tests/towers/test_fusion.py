@@ -78,8 +78,8 @@ def test_inference_gives_the_training_graphs_numbers(kind: Any) -> None:
 )
 def test_is_rebuilt_from_its_options(kind: Any, arguments: dict[str, Any]) -> None:
     fusion = kind(M, D, **arguments)
-    assert fusion.options == arguments
-    again = kind(M, D, **fusion.options)
+    assert fusion.options() == arguments
+    again = kind(M, D, **fusion.options())
     again.load_state_dict(fusion.state_dict())
     values_UMD, _ = values_and_changed()
     assert torch.equal(again.eval()(values_UMD, PRESENT), fusion.eval()(values_UMD, PRESENT))

@@ -1,11 +1,11 @@
-"""avrec.training.callbacks.EpochLine: what a run logs per epoch is kept."""
+"""avrec.training.monitoring.EpochLine: what a run logs per epoch is kept."""
 
 import json
 from types import SimpleNamespace
 
 import torch
 
-from avrec.training.callbacks import EpochLine
+from avrec.training.monitoring import EpochLine
 
 
 def _validated(line: EpochLine, epoch: int, **metrics: float) -> None:

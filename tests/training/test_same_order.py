@@ -1,9 +1,9 @@
-"""avrec.training.callbacks.SameOrder: with it, every epoch has the batches of the first."""
+"""avrec.training.monitoring.SameOrder: with it, every epoch has the batches of the first."""
 
 import pytorch_lightning as pl
 import torch
 
-from avrec.training.callbacks import SameOrder
+from avrec.training.monitoring import SameOrder
 
 
 class Shifted(torch.utils.data.Sampler[int]):

@@ -102,10 +102,8 @@ class AudioEncoder(Encoder):
         super().__init__()
         self.preprocess: AudioPreprocess = AudioPreprocess(sample_rate, seconds, mels, hop)
         self.width = width
-        self.heads = heads
         self.out_dim = 2 * width
         self.depth = depth
-        self.trainable_layers = trainable_layers
         self.convolutions = nn.ModuleList(nn.Conv1d(w, width, 5, stride=2, padding=2) for w in (mels, width))
         longest = self.preprocess.arrays()["log_mel"].shape[0]
         self.position = nn.Embedding(int(_halved(_halved(torch.tensor(longest)))), width)
@@ -166,10 +164,18 @@ class AudioEncoder(Encoder):
             features_nSw = layer(features_nSw, src_key_padding_mask=~present_nS)
         return features_nSw
 
-    def export_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        front = {name: getattr(self.preprocess, name) for name in ("sample_rate", "seconds", "mels", "hop")}
-        return front | {name: getattr(self, name) for name in ("width", "depth", "heads", "trainable_layers")}
+    def sample(self, count: int, rng: np.random.Generator) -> dict[str, Array]:
+        """Random spectrograms, each of a length of its own."""
+        content = super().sample(count, rng)
+        return {**content, "length": rng.integers(1, content["log_mel"].shape[1] + 1, count, np.int32)}
+
+    def filled(self, content: dict[str, Tensor], absent_U1: Tensor) -> dict[str, Tensor]:
+        """A first frame for every item."""
+        return {**content, "length": content["length"].clamp(min=1)}
+
+    def limit(self) -> str:
+        """Seconds."""
+        return f"up to {self.preprocess.seconds} seconds"
 
 
 def _halved(length: Tensor) -> Tensor:

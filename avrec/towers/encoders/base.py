@@ -3,32 +3,41 @@
 import hashlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avrec.batch import Array
+from avrec.batch import MODALITIES, Array
 from avrec.content.preprocess import ArraySpec, ContentTable, Preprocess
 from avrec.errors import UserError
+from avrec.towers.rebuildable import Rebuildable
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(Rebuildable, ABC):
     """One modality's network: content of n items in, one vector for each out.
 
+    A constructor sets ``preprocess`` and ``out_dim``; ``modality`` is set there or in the class. Its arguments are
+    recorded (``options``), which is how an exported tower is rebuilt.
+
     Attributes:
+        reads: where content comes from. ``files``: from an item's text and media, by ``preprocess``; ``index``: it is
+            the item's number (the constructor takes ``num_items``); ``table``: a matrix that somebody else computed
+            (the constructor takes ``root``, the catalogue's folder).
         modality: which of ``avrec.batch.MODALITIES`` it reads.
-        preprocess: the half that runs once per item, the table where its output lies ready, or None where the
-            content is only an index.
+        preprocess: the half that runs once per item; the table where ``reads`` is ``table``; None where the network
+            reads an index, or is loaded from an exported folder and given each item's vector.
         out_dim: width of the vectors.
-        pretrained: True where the weights come from elsewhere; such weights get their own learning rate.
+        pretrained: True where the weights of ``self.network`` come from elsewhere; they get their own learning rate.
         cut: layers below this number (the stem included) are frozen; None: every layer is trained.
         depth: number of layers.
     """
 
+    reads: ClassVar[Literal["files", "index", "table"]] = "files"
     modality: str
     preprocess: Preprocess | ContentTable | None
     out_dim: int
@@ -52,9 +61,46 @@ class Encoder(nn.Module, ABC):
         """The modules below the cut."""
         return []
 
-    def export_config(self) -> dict[str, Any]:
-        """Constructor arguments that rebuild this network with no weights file, as JSON-able values."""
-        return {}
+    def arrays(self) -> dict[str, ArraySpec]:
+        """Names, shapes and dtypes of the content that ``forward`` reads."""
+        return self.preprocess.arrays()  # type: ignore[union-attr]
+
+    def sample(self, count: int, rng: np.random.Generator) -> dict[str, Array]:
+        """Random content of ``count`` items, for tests of exported programs; override it where some is invalid."""
+        return {name: random_array(spec, count, rng) for name, spec in self.arrays().items()}
+
+    def filled(self, content: dict[str, Tensor], absent_U1: Tensor) -> dict[str, Tensor]:
+        """Content where the items without this modality have something: a mask that hides all of an item gives NaN."""
+        return content
+
+    def limit(self) -> str:
+        """How much is read of an item ("up to 64 tokens"), for the model card; empty: all."""
+        return ""
+
+    def save_preprocess(self, folder: Path) -> dict[str, Any] | None:
+        """What ``preprocess`` is made of, as JSON-able values; None: files written to ``folder`` say it, or nothing."""
+        return None if self.preprocess is None else dict(vars(self.preprocess))
+
+    def load_preprocess(self, folder: Path, settings: Mapping[str, Any] | None) -> None:
+        """Take over what ``save_preprocess`` returned, or the files that it wrote."""
+        if settings:
+            vars(self.preprocess).update(settings)
+
+    def check(self) -> None:
+        """Complain of a class that does not offer what an encoder must.
+
+        Raises:
+            TypeError: says which attribute is missing.
+        """
+        name = type(self).__name__
+        if missing := [key for key in ("modality", "preprocess", "out_dim") if not hasattr(self, key)]:
+            raise TypeError(
+                f"{name} must set {', '.join(missing)} in its class or constructor (see {__name__}.Encoder)"
+            )
+        if self.modality not in MODALITIES:
+            raise TypeError(f"{name}.modality must be one of {', '.join(MODALITIES)}; it is {self.modality!r}")
+        if self.pretrained and not isinstance(getattr(self, "network", None), nn.Module):
+            raise TypeError(f"{name}.network must be the module with the pretrained weights")
 
     def freeze_lower(self) -> None:
         """Stop gradients and statistics below the cut."""
@@ -110,8 +156,8 @@ def cut_of(trainable_layers: str | int, depth: int, what: str) -> int | None:
     if isinstance(trainable_layers, int) and 0 < trainable_layers <= depth:
         return depth - trainable_layers
     raise UserError(
-        f"{what}.trainable_layers={trainable_layers} is not possible: this network has {depth} layers. "
-        f"Give 'all', 'none' or a number from 1 to {depth}."
+        f"{what}.trainable_layers must be all, none or a number from 1 to {depth}, the layers of this network; "
+        f"got {trainable_layers}."
     )
 
 
@@ -126,6 +172,17 @@ def not_imported(name: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[name]
+
+
+def random_array(spec: ArraySpec, count: int, rng: np.random.Generator) -> Array:
+    """Random values of ``count`` items; of a mask, at least one of each row is True."""
+    shape = (count, *spec.shape)
+    if spec.dtype.startswith("float"):
+        return rng.standard_normal(shape, np.float32)
+    if spec.dtype == "bool":
+        drawn = rng.random(shape)
+        return drawn >= np.minimum(drawn.max(1, keepdims=True), 0.5)
+    return rng.integers(256, size=shape).astype(spec.dtype)
 
 
 def masked_mean(values: Tensor, present: Tensor) -> Tensor:

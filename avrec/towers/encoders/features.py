@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from avrec.batch import Array
 from avrec.checked import Count, checked
 from avrec.content.items import RawItem
+from avrec.content.preprocess import ArraySpec
 from avrec.errors import UserError
 from avrec.towers.encoders.base import Encoder
+from avrec.towers.rebuildable import Build
 
 NUMBERS_AT_ONCE = 1 << 22
 """Of a file that is looked through: 16 MB."""
@@ -135,8 +138,10 @@ class FeaturesEncoder(Encoder):
         root: the catalogue's folder.
 
     Raises:
-        UserError: neither file nor width, a file that is no feature matrix, or a width that is not possible.
+        UserError: neither file nor width, a file that is no feature matrix, or a width below 1.
     """
+
+    reads = "table"
 
     @checked
     def __init__(
@@ -192,9 +197,24 @@ class FeaturesEncoder(Encoder):
             raise UserError(f"{key} of item {item_id!r} holds a number that is not finite. Mend it, or leave it out.")
         return {"features": features} if filled[0] else None
 
-    def export_config(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, ArraySpec]:
+        """A row."""
+        return {"features": ArraySpec((self.width,), "float32")}
+
+    def options(self) -> dict[str, Any]:
         """Constructor arguments, without the file."""
         return {"modality": self.modality, "width": self.width, "hidden": self.hidden}
+
+    @classmethod
+    def rebuilt(cls, options: Mapping[str, Any], build: Build, **handed: Any) -> Any:
+        """See ``Rebuildable``."""
+        if options.get("path"):
+            raise ValueError("its features encoder would be read from elsewhere")
+        return super().rebuilt(options, build, **handed)
+
+    def save_preprocess(self, folder: Path) -> dict[str, Any] | None:
+        """Nothing: the table stays with the catalogue."""
+        return None
 
 
 def _float32(values: Any) -> Array:

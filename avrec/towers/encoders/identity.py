@@ -1,12 +1,13 @@
 """Identity encoder: a learned vector per item, with an "unknown item" vector for the others."""
 
-from typing import Any
-
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from avrec.batch import Array
 from avrec.checked import Count, Share, Whole, checked
+from avrec.content.preprocess import ArraySpec
 from avrec.towers.encoders.base import Encoder
 
 
@@ -22,6 +23,7 @@ class IdentityEncoder(Encoder):
         unknown_rate: share of items given the unknown vector in a training step, 0 to 1.
     """
 
+    reads = "index"
     modality = "identity"
     preprocess = None
 
@@ -41,6 +43,10 @@ class IdentityEncoder(Encoder):
             row = row.masked_fill(torch.rand(row.shape, device=row.device) < self.unknown_rate, 0)
         return self.table(row)
 
-    def export_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {"num_items": self.num_items, "width": self.out_dim, "unknown_rate": self.unknown_rate}
+    def arrays(self) -> dict[str, ArraySpec]:
+        """The row of the table."""
+        return {"row": ArraySpec((), "int64")}
+
+    def sample(self, count: int, rng: np.random.Generator) -> dict[str, Array]:
+        """Random rows."""
+        return {"row": rng.integers(256, size=count) % self.table.num_embeddings}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from avrec.content.items import Decoded, DecodeRequest, RawItem
 from avrec.content.preprocess import ArraySpec
 from avrec.errors import UserError
 from avrec.towers.encoders.base import Encoder, cut_of, masked_mean
+from avrec.towers.rebuildable import Build
 
 SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
@@ -231,7 +233,41 @@ class TextEncoder(Encoder):
         if "tokenizer" in state:
             self.preprocess.tokenizer = tokenizer_of(state["tokenizer"])
 
-    def export_config(self) -> dict[str, Any]:
+    def sample(self, count: int, rng: np.random.Generator) -> dict[str, Array]:
+        """Random tokens; padding stands at the end alone."""
+        tokens, pad = super().sample(count, rng)["tokens"], self._pad()
+        tokens[tokens == pad] += 1
+        tokens[np.arange(tokens.shape[1]) >= rng.integers(1, tokens.shape[1] + 1, (count, 1))] = pad
+        return {"tokens": tokens}
+
+    def filled(self, content: dict[str, Tensor], absent_U1: Tensor) -> dict[str, Tensor]:
+        """Some word in place of nothing but padding."""
+        return {"tokens": content["tokens"].masked_fill(absent_U1, int(self._pad() == 0))}
+
+    def limit(self) -> str:
+        """Tokens."""
+        return f"up to {self.preprocess.max_tokens} tokens"
+
+    def save_preprocess(self, folder: Path) -> dict[str, Any] | None:
+        """Write the tokenizer's own files."""
+        self.preprocess.tokenizer.save_pretrained(folder)
+        return None
+
+    def load_preprocess(self, folder: Path, settings: Mapping[str, Any] | None) -> None:
+        """Read the tokenizer's own files."""
+        # Without a configuration of its own it would read the folder's config.json, and wonder.
+        self.preprocess.tokenizer = AutoTokenizer.from_pretrained(
+            folder, config=self.network.config, trust_remote_code=False
+        )
+
+    @classmethod
+    def rebuilt(cls, options: Mapping[str, Any], build: Build, **handed: Any) -> Any:
+        """See ``Rebuildable``."""
+        if options.get("name"):
+            raise ValueError("its text encoder would be read from elsewhere")
+        return super().rebuilt(options, build, **handed)
+
+    def options(self) -> dict[str, Any]:
         """The network's configuration and the cut."""
         return {
             "architecture": self.network.config.to_dict(),

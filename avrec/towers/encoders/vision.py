@@ -3,6 +3,7 @@
 import functools
 import importlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from avrec.content.items import Decoded, DecodeRequest, RawItem
 from avrec.content.preprocess import ArraySpec
 from avrec.errors import UserError
 from avrec.towers.encoders.base import Encoder, cut_of, masked_mean, not_imported
+from avrec.towers.rebuildable import Build
 
 SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 128)}
 """A ConvNeXt of four blocks; LayerNorm, so that a vector does not depend on its batch."""
@@ -134,7 +136,6 @@ class VisionEncoder(Encoder):
         self.out_dim = self.network.num_features
         self.pooling = pooling
         self.train_frames = train_frames
-        self.trainable_layers = trainable_layers
         self.attend = nn.Linear(self.out_dim, 1) if pooling == "attention" else None
         settings = _timm().data.resolve_model_data_config(self.network)
         self.register_buffer("mean", torch.tensor(settings["mean"]).view(3, 1, 1))
@@ -213,12 +214,25 @@ class VisionEncoder(Encoder):
         weight_nF = self.attend(values_nFD).squeeze(-1).masked_fill(~present_nF, float("-inf")).softmax(1)
         return (weight_nF.unsqueeze(-1) * values_nFD).sum(1)
 
-    def export_config(self) -> dict[str, Any]:
+    def filled(self, content: dict[str, Tensor], absent_U1: Tensor) -> dict[str, Tensor]:
+        """Frames for every item."""
+        return {**content, "frame_present": content["frame_present"] | absent_U1}
+
+    def limit(self) -> str:
+        """Frames."""
+        return f"up to {self.preprocess.video_frames} video frames"
+
+    def options(self) -> dict[str, Any]:
         """Constructor arguments that build the same network with random weights."""
-        front = {name: getattr(self.preprocess, name) for name in ("size", "video_frames", "fit_mode")}
         name = self.name and self.network.pretrained_cfg["architecture"]
-        rest = {"pooling": self.pooling, "trainable_layers": self.trainable_layers}
-        return {"name": name, "weights": "random", **front, **rest}
+        return {**super().options(), "name": name, "weights": "random", "train_frames": 0}
+
+    @classmethod
+    def rebuilt(cls, options: Mapping[str, Any], build: Build, **handed: Any) -> Any:
+        """See ``Rebuildable``."""
+        if options.get("weights") != "random" or ":" in str(options.get("name") or ""):
+            raise ValueError("its vision encoder would be read from elsewhere")
+        return super().rebuilt(options, build, **handed)
 
 
 def _taken(values_nF: Tensor, present_nF: Tensor) -> Tensor:

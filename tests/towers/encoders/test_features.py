@@ -118,12 +118,12 @@ def test_the_hidden_layer(tmp_path: Path) -> None:
 def test_the_network_is_rebuilt_without_the_file(tmp_path: Path, hidden: int | None) -> None:
     saved(tmp_path, MATRIX)
     one = encoder_of(tmp_path, hidden=hidden)
-    other = FeaturesEncoder(**one.export_config())
+    other = FeaturesEncoder(**one.options())
     assert other.preprocess is None
     other.load_state_dict(one.state_dict())
     given = {"features": torch.rand(2, 3)}
     torch.testing.assert_close(other(given), one(given), rtol=0, atol=0)
-    assert other.export_config() == one.export_config()
+    assert other.options() == one.options()
 
 
 def test_the_content_of_one_item() -> None:

@@ -24,8 +24,8 @@ def test_items_are_unknown_at_the_rate_in_training_alone() -> None:
     assert torch.equal(encoder.eval()({"row": rows})[:, 0].long(), rows)
 
 
-def test_the_network_is_rebuilt_from_its_export_config() -> None:
+def test_the_network_is_rebuilt_from_its_options() -> None:
     one = IdentityEncoder(4, 3, unknown_rate=0.5)
-    other = IdentityEncoder(**one.export_config())
+    other = IdentityEncoder(**one.options())
     other.load_state_dict(one.state_dict())
     assert other.unknown_rate == 0.5
