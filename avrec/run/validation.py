@@ -20,7 +20,7 @@ from avrec.checked import Count, Seed, annotations_of, check, shown
 from avrec.errors import UserError, nearest
 from avrec.evaluation.list_metrics import LIST_METRICS
 from avrec.evaluation.metrics import METRICS
-from avrec.run.measure import Baselines
+from avrec.run.evaluation import Baselines
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 CONF = next((path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir()), _PACKAGE / "conf")
