@@ -335,8 +335,8 @@ def test_ray_gives_the_same(tower: Path, catalogue: Path, tmp_path: Path) -> Non
     ("given", "message"),
     [
         (["items=x", "out=x"], "Exactly one of tower, run must be given; got none."),
-        (["tower={tower}", "out=x"], "items must be given and is not."),
-        (["tower={tower}", "items={items}", "out={out}", "shards=3"], "There is no key shards."),
+        (["tower={tower}", "out=x"], "`items` must be given"),
+        (["tower={tower}", "items={items}", "out={out}", "shards=3"], "Unknown key `shards`. Did you mean shard_size?"),
         (
             ["tower={tower}", "items={items}", "out={out}", "shard_size=x"],
             "whole number from 1; got x.",

@@ -213,6 +213,7 @@ def test_a_stop_waits_for_the_optimizer(compose_cfg: Any, tmp_path: Path) -> Non
     cfg = compose_cfg(*SMALL, "trainer.accumulate_grad_batches=2", run_dir=tmp_path)
     run = build.build_run(cfg)
     data, module = run.data, run.module
+    data.prepare(module.item_tower)
     trainer = build.build_trainer(cfg)
     stop = next(callback for callback in trainer.callbacks if isinstance(callback, GracefulStop))
     trainer.callbacks.insert(0, Ask())

@@ -151,10 +151,10 @@ def test_the_command_prints_tables(
     ("given", "message"),
     [
         (["user=1"], "Exactly one of ckpt, run must be given; got none."),
-        (["run=x", "usr=1"], "There is no key usr. Did you mean user?"),
+        (["run=x", "usr=1"], "Unknown key `usr`. Did you mean user?"),
         (
             ["run=nowhere", "user=1"],
-            "ckpt=nowhere/checkpoints/best.ckpt is not a file.",
+            "nowhere/checkpoints/best.ckpt is not a file.",
         ),
         (["run=x"], "Exactly one of user, history, items must be given; got none."),
         (["run=x", "user=1", "history=2"], "Exactly one of user, history, items must be given; got user and history."),
@@ -181,7 +181,7 @@ def test_a_mistake_is_one_line_and_status_2(
 def test_new_items_are_refused_where_a_feature_matrix_is_read(
     recommender: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("avrec.retrieval.recommend.FeaturesEncoder", TextEncoder)
+    monkeypatch.setattr(TextEncoder, "reads", "table")
     with pytest.raises(UserError, match="which new items have no row in"):
         recommender.audiences("new_items.csv")
 

@@ -64,7 +64,7 @@ def token_counter(text: "DictConfig | None") -> "Callable[[list[str]], list[int]
 
         from avrec.errors import UserError
         from avrec.run import config
-        from avrec.towers.encoders.preprocess import learn_tokenizer
+        from avrec.towers.encoders.text import learn_tokenizer
 
         try:
             name = text.get("name")

@@ -33,7 +33,6 @@ from avrec.data.tables import FILE_COLUMNS, SUFFIXES, TEXT_COLUMNS, checked_item
 from avrec.errors import UserError, nearest
 from avrec.export.item_tower import ExportedItemTower, load_item_tower
 from avrec.io import atomic_write, digest, file_digest, write_json
-from avrec.towers.encoders.features import FeaturesEncoder
 
 AT_ONCE = 64
 COLUMNS = ("item_id", "vector", "key")
@@ -241,7 +240,7 @@ def embed(
         )
     exported, out, tower = load_item_tower(tower, device, classes), Path(out), Path(tower).resolve()
     _check_not_a_runs(out / "items.parquet")
-    if any(isinstance(encoder, FeaturesEncoder) for encoder in exported.tower.encoders.values()):
+    if any(encoder.reads == "table" for encoder in exported.tower.encoders.values()):
         raise UserError(
             f"{tower} reads a feature matrix, which new items have no row in. The catalogue's vectors are in "
             "RUN/embeddings/items.parquet; for others, give vectors: avrec.load_item_tower(...).embed(...)."

@@ -147,7 +147,7 @@ def test_leftovers_go_once_they_are_old(tmp_path: Path) -> None:
 def test_other_arrays_are_refused(tmp_path: Path) -> None:
     ContentStore(tmp_path, ARRAYS)
     ContentStore(tmp_path, dict(reversed(ARRAYS.items())))
-    with pytest.raises(UserError, match=r"pixels uint8 \(2, 3\), but pixels uint8 \(4,\) is asked for"):
+    with pytest.raises(UserError, match=r"pixels uint8 \(2, 3\); the preprocess declares pixels uint8 \(4,\)"):
         ContentStore(tmp_path, {"pixels": ArraySpec((4,), "uint8")})
 
 

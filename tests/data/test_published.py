@@ -360,7 +360,7 @@ def test_mmrec_rows_of_its_matrices_are_its_items(tmp_path):
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         cfg = compose("train", overrides=["data=mmrec", "vision=features", "vision.path=image_feat.npy", "run_dir=x"])
     assert cfg.split._target_.endswith("Given")
-    encoder = config.instantiate(cfg.vision, "vision")(root=catalogue.root)
+    encoder = config.instantiate(cfg.vision, "vision", root=catalogue.root)
     features = encoder.preprocess.rows_of(catalogue.items).read(np.array([11, 3]))["features"]
     np.testing.assert_array_equal(features.argmax(1), [11, 3])
 
@@ -427,7 +427,7 @@ def test_no_folder(tmp_path, data):
 
 @pytest.mark.parametrize("data", [data for data in LAYOUTS if data != "recbole"])
 def test_the_folder_must_be_given(data):
-    with pytest.raises(UserError, match=r"root must be given"):
+    with pytest.raises(UserError, match=r"root` must be given"):
         load(data)
 
 

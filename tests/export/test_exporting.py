@@ -103,7 +103,7 @@ def test_other_weights_than_the_best_were_not_measured(command, run, tmp_path):
         (["int8=true"], "int8=true needs format=onnx; got format=safetensors."),
         (["int8=maybe"], "int8 must be true or false; got maybe."),
         (["users=hashed"], "users=hashed needs a user tower: target=user_tower or target=both; got target=item_tower."),
-        (["targt=both"], "There is no key targt. Did you mean target?"),
+        (["targt=both"], "Unknown key `targt`. Did you mean target?"),
     ],
 )
 def test_mistakes_are_named(command, capsys, arguments, message):
