@@ -1,4 +1,7 @@
-"""evaluate.py against=: two checkpoints of one catalogue are compared user by user; others are refused first."""
+"""evaluate.py against=: two checkpoints of one catalogue are compared user by user; others are refused first.
+
+Covers avrec.cli.evaluate.
+"""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,7 @@
-"""Settings and checkpoints that cannot work: each is one clear error, and nothing that was there is changed."""
+"""Settings and checkpoints that cannot work: each is one clear error, and nothing that was there is changed.
+
+Covers avrec.checked.
+"""
 
 import shutil
 from collections.abc import Iterator

@@ -2,6 +2,8 @@
 
 Covers avrec.run.run, avrec.run.build, avrec.data.datamodule, avrec.data.sources.folder, avrec.data.tables,
 avrec.training.module, avrec.training.checkpointing, avrec.training.monitoring, avrec.export.item_tower.
+
+Covers avrec.cli.train and avrec.run.outputs.
 """
 
 import json

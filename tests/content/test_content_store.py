@@ -1,4 +1,7 @@
-"""The content store against a dictionary, and against interruptions."""
+"""The content store against a dictionary, and against interruptions.
+
+Covers avrec.content.keys.
+"""
 
 import os
 import pickle

@@ -1,4 +1,7 @@
-"""Decoding of real files, made here."""
+"""Decoding of real files, made here.
+
+Covers avrec.content.video and avrec.content.audio.
+"""
 
 import re
 import wave

@@ -1,4 +1,7 @@
-"""The check of a catalogue: what loading refuses is an error, all of it at once; what is fine can be loaded."""
+"""The check of a catalogue: what loading refuses is an error, all of it at once; what is fine can be loaded.
+
+Covers avrec.data.check.raw_tables.
+"""
 
 import json
 import shutil

@@ -1,4 +1,7 @@
-"""Exported item towers: a stranger's vectors are the run's."""
+"""Exported item towers: a stranger's vectors are the run's.
+
+Covers avrec.towers.rebuildable.
+"""
 
 import json
 import os
