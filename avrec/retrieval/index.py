@@ -1,6 +1,8 @@
 """The items whose embeddings have the largest product with a query: exactly, or by an inverted file above a size."""
 
 import json
+import random
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -223,6 +225,7 @@ class Index:
                 except FileNotFoundError:  # replaced just now, perhaps
                     if attempt == ATTEMPTS - 1:
                         raise
+                    time.sleep(random.uniform(0, 0.01))  # not in step with whoever saves again and again
             raise AssertionError
         except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
             if isinstance(error, UserError):
