@@ -134,6 +134,7 @@ def _worth_saying(record: logging.LogRecord) -> bool:
 
 def build_ranking_trainer(cfg: DictConfig) -> "pl.Trainer":
     """A Trainer that only ranks: the run's device and precision, no logger, no callbacks, nothing written."""
+    _hush()
     keep = {key: cfg.trainer[key] for key in ("_target_", "accelerator", "devices", "precision")}
     return instantiate(
         keep,
