@@ -18,22 +18,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PROSE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "conf"]
 PHRASES = re.compile(r"is not possible|\bGive |do without|\bis said\b| apart\b")
 ALLOWANCE = {
-    "avrec/cli": 10,
-    "avrec/content": 3,
-    "avrec/data": 13,
-    "avrec/data/check": 2,
-    "avrec/data/demo": 1,
-    "avrec/data/sources": 1,
-    "avrec/evaluation": 6,
-    "avrec/export": 16,
-    "avrec/objectives": 3,
-    "avrec/report": 5,
-    "avrec/retrieval": 16,
-    "avrec/run": 21,
-    "avrec/sweep": 11,
-    "avrec/towers": 5,
-    "avrec/towers/encoders": 22,
-    "avrec/training": 3,
+    "avrec/cli": 2,
+    "avrec/data": 1,
+    "avrec/data/check": 1,
+    "avrec/evaluation": 1,
+    "avrec/export": 12,
+    "avrec/report": 1,
+    "avrec/retrieval": 13,
+    "avrec/run": 5,
+    "avrec/towers/encoders": 17,
 }
 """At most so many of PHRASES by folder, and none elsewhere. Lower a number with the text; never raise one."""
 
