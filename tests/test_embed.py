@@ -360,7 +360,7 @@ def test_ray_gives_the_same(tower: Path, catalogue: Path, tmp_path: Path) -> Non
         ),
         (["tower={tower}", "items={items}", "out={out}", "columns={{title: name}}"], "columns.title=name: "),
         (["tower={tower}", "items={items}", "out={out}", "columns={{titel: name}}"], "Did you mean title?"),
-        (["tower=nowhere", "items={items}", "out={out}"], "is not an exported item tower. Give RUN/item_tower."),
+        (["tower=nowhere", "items={items}", "out={out}"], "is not an exported item tower. Use RUN/item_tower."),
         (["tower={tower}", "items={items}/posters", "out={out}"], "has no items table"),
         (["tower={tower}", "items={items}/nothing.csv", "out={out}"], "is no folder and no table"),
     ],

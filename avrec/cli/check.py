@@ -26,7 +26,7 @@ def run(cfg: "DictConfig") -> None:
     with user_errors_as_exit_codes():
         if not isinstance(cfg.media, bool | int) or cfg.media < 0 or cfg.workers < 1:
             raise UserError(
-                f"media={cfg.media} workers={cfg.workers} were given. Give media=true, false or a number of items, and "
+                f"media={cfg.media} workers={cfg.workers} were given. Use media=true, false or a number of items, and "
                 "1 worker or more."
             )
         source = build.build_source(cfg)

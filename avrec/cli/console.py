@@ -53,7 +53,7 @@ def show_comparison(compared: Sequence[Comparison], file: Path) -> None:
     told = [one for one in compared if one.p_holm < 1 - LEVEL or one.slice == "all"]
     print("\n".join(one.sentence for one in told))
     if len(told) < len(compared):
-        print(f"On {len(compared) - len(told)} more slices and metrics they cannot be told apart.")
+        print(f"On {len(compared) - len(told)} more slices and metrics the difference is not significant.")
     shown = [*told, *(one for one in compared if one not in told)][:MOST_ROWS]
     console().print(comparison_table([one for one in compared if one in shown]))
     if len(shown) < len(compared):

@@ -56,7 +56,7 @@ def prepare_content(
         limits: what one file may cost; by default, those that ``Limits`` states.
 
     Raises:
-        UserError: more items failed than ``max_failed_share`` allows; an argument that is not possible; ``ray``
+        UserError: more items failed than ``max_failed_share`` allows; an argument out of range; ``ray``
             without Ray.
     """
     limits = limits or Limits()

@@ -76,7 +76,7 @@ def kinds(catalogue: Catalogue, name: str, what: str) -> list[Labels]:
     values = frame[name.partition(".")[2]]
     if not values.dtype.is_numeric():
         raise UserError(
-            f"{what}: {name} has {distinct} different values, and at most {MOST_KINDS} can be measured apart. "
+            f"{what}: {name} has {distinct} different values, and at most {MOST_KINDS} can be measured separately. "
             "Name another column, or add one to the table that sorts its rows into fewer kinds."
         )
     return _quarters(values.cast(pl.Float64).fill_null(np.nan).to_numpy())

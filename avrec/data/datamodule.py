@@ -46,7 +46,7 @@ class TwoTowerData(pl.LightningDataModule):
         loader_workers: processes that make training batches; 0: the training process itself.
 
     Raises:
-        UserError: a number that is not possible, or a split without users.
+        UserError: a number out of range, or a split without users.
     """
 
     ITEMS_PER_BATCH = 256

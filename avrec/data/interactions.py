@@ -137,7 +137,7 @@ def read_log(table: Table, item_ids: list[str], feedback: str | None, time: str 
     ``split`` and a column ``feedback``.
 
     Raises:
-        UserError: a column is missing, or a row is not possible.
+        UserError: a column is missing, or a row cannot be used.
     """
     table = table.need(["user_id", "item_id"])
     if feedback is not None and feedback not in table.columns:

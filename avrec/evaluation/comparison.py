@@ -67,7 +67,7 @@ class Comparison:
         place, p = f"on {self.slice} ({self.metric})", "p<.001" if self.p_holm < 0.001 else f"p={_short(self.p_holm)}"
         if self.p_holm > 1 - LEVEL:
             size = f"{_short(self.difference, '+')} [{_short(self.low)}, {_short(self.high)}]"
-            return f"{self.a} and {self.b} cannot be told apart {place}: {size}, {p}"
+            return f"{self.a} and {self.b} do not differ significantly {place}: {size}, {p}"
         better, low, high = (self.a, self.low, self.high) if self.difference > 0 else (self.b, -self.high, -self.low)
         size = f"{_short(abs(self.difference), '+')} [{_short(low)}, {_short(high)}]"
         return f"{better} is better {place} by {size}, {p}"

@@ -24,7 +24,7 @@ def export_folder(folder: Path) -> Iterator[Path]:
         UserError: something else has that name.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not _is_export(folder)):
-        raise UserError(f"{folder} is there and is no exported tower. Give another folder: out=DIR.")
+        raise UserError(f"{folder} is there and is no exported tower. Use another folder: out=DIR.")
     with atomic_dir(folder, replace=True) as beside:
         yield beside
 
@@ -107,7 +107,7 @@ class Folder:
         """
         if not (self.path / name).is_file():
             what = self.kind.replace("_", " ")
-            raise UserError(f"{self.path} has no {name}: it is not an exported {what}. Give RUN/{self.kind}.")
+            raise UserError(f"{self.path} has no {name}: it is not an exported {what}. Use RUN/{self.kind}.")
         return self.path / name
 
     def fill(self, tower: nn.Module) -> None:

@@ -139,7 +139,7 @@ class ExportedItemTower:
 
     def _raw_items(self, items: Sequence[Mapping[str, Any] | RawItem]) -> list[RawItem]:
         if isinstance(items, Mapping | RawItem):
-            raise UserError("embed takes a list of items, and was given one item. Give [item].")
+            raise UserError("embed takes a list of items, and was given one item. Use [item].")
         return [item if isinstance(item, RawItem) else self._raw(item) for item in items]
 
     def _raw(self, item: Mapping[str, Any]) -> RawItem:
@@ -154,7 +154,7 @@ class ExportedItemTower:
         files = {kind: item[kind] for kind in ("image", "video", "audio") if item.get(kind)}
         for kind, path in files.items():
             if not isinstance(path, str | Path):
-                raise UserError(f"An item's {kind} is a {type(path).__name__}. Give the path of a file.")
+                raise UserError(f"An item's {kind} is a {type(path).__name__}. Use the path of a file.")
             files[kind] = Path(path).expanduser().resolve()
         features = {name: item[key] for key, name in vectors.items() if item.get(key) is not None}
         return RawItem(str(item.get("item_id") or ""), text, features=features, **files)
@@ -225,7 +225,7 @@ def load_item_tower(
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # the second: torch was built without it
         reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"device={device} cannot be used: {reason}. Give device=cpu, or one that is there.") from error
+        raise UserError(f"device={device} cannot be used: {reason}. Use device=cpu, or one that is there.") from error
     files, build = Folder(folder, "item_tower"), builder(folder, classes, "load_item_tower")
     config = files.config()
     with files.reading():

@@ -223,7 +223,7 @@ class ExportedUserTower:
         B, longest = len(histories), self.config["history_length"]
         for name, given in {"times": times, "user_columns": user_columns, "user_ids": user_ids}.items():
             if given is not None and len(given) != B:
-                raise UserError(f"query was given {B} histories and {len(given)} {name}. Give one for each.")
+                raise UserError(f"query was given {B} histories and {len(given)} {name}. Use one for each.")
         vectors = [self._vectors(row, history) for row, history in enumerate(histories)]
         L = self.graph.length or max([1, *(min(longest, len(items)) for items in vectors)])
         history_BLD, present_BL = np.zeros((B, L, self.dim), np.float32), np.zeros((B, L), bool)
@@ -234,7 +234,7 @@ class ExportedUserTower:
             if times is not None:
                 if len(times[row]) != len(items):
                     raise UserError(
-                        f"History {row} has {len(items)} items and {len(times[row])} times. Give one for each."
+                        f"History {row} has {len(items)} items and {len(times[row])} times. Use one for each."
                     )
                 time_BL[row, place] = np.asarray(times[row], np.float64)[-longest:]
         coded = [self._coded(row) for row in ([{}] * B if user_columns is None else user_columns)]
@@ -254,14 +254,12 @@ class ExportedUserTower:
         if np.ndim(history[0]) == 0:
             unknown = [item_id for item_id in map(str, history) if item_id not in self.items]
             if unknown:
-                advice = "Give its vector" if self.items else "Load the tower with items=RUN/embeddings/items.parquet"
+                advice = "Pass its vector" if self.items else "Load the tower with items=RUN/embeddings/items.parquet"
                 raise UserError(f"History {row} has item {unknown[0]!r}, which is in no items table. {advice}.")
             history = [self.items[str(item_id)] for item_id in history]
         vectors = np.asarray(history, np.float32)
         if vectors.shape[1:] != (self.dim,):
-            raise UserError(
-                f"History {row} has shape {vectors.shape}. Give vectors of {self.dim} numbers, or item ids."
-            )
+            raise UserError(f"History {row} has shape {vectors.shape}. Use vectors of {self.dim} numbers, or item ids.")
         if not np.isfinite(vectors).all():
             raise UserError(f"History {row} has a number that is not finite. Leave that item out.")
         return vectors
@@ -292,9 +290,9 @@ def _standardised(value: Any, column: Mapping[str, Any]) -> float:
     try:
         number = math.nan if value is None else float(value)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{column['name']}={value!r} is no number, as this user column was. Give one.") from error
+        raise UserError(f"{column['name']}={value!r} is no number, as this user column was. Use one.") from error
     if math.isinf(number):
-        raise UserError(f"{column['name']}={value!r} is not finite. Give a number, or None where it is missing.")
+        raise UserError(f"{column['name']}={value!r} is not finite. Use a number, or None where it is missing.")
     return 0.0 if math.isnan(number) or not column["spread"] else (number - column["mean"]) / column["spread"]
 
 
@@ -336,6 +334,6 @@ def _vectors_of(path: Path) -> dict[str, Array]:
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"items={path} is no table of item_id and vector: {reason}. Give RUN/embeddings/items.parquet."
+            f"items={path} is no table of item_id and vector: {reason}. Use RUN/embeddings/items.parquet."
         ) from error
     return dict(zip(table["item_id"].to_list(), table["vector"].to_numpy(), strict=True))

@@ -36,7 +36,10 @@ HEALTH = {
     "user_uniformity": ("uniformity, users", "0: all in one place; near −4: spread evenly."),
     "item_mean_norm": ("mean norm, items", "Length of their vectors."),
     "user_mean_norm": ("mean norm, users", "Length of their vectors, divided by the temperature."),
-    "item_alikeness": ("mean cosine similarity, items", "To their mean direction, 0 to 1. Near 1: hard to tell apart."),
+    "item_alikeness": (
+        "mean cosine similarity, items",
+        "To their mean direction, 0 to 1. Near 1: hard to distinguish.",
+    ),
     "user_alikeness": (
         "mean cosine similarity, users",
         "To their mean direction, 0 to 1. Near 1: the same list for all.",

@@ -60,7 +60,7 @@ def read_items(
     path = Path(path).expanduser()
     table = find_table(path, "items") if path.is_dir() else path
     if table is None or not table.is_file() or not table.name.endswith(SUFFIXES):
-        raise UserError(f"items={path} is no folder and no table. Give one of them: {', '.join(SUFFIXES)}.")
+        raise UserError(f"items={path} is no folder and no table. Use one of them: {', '.join(SUFFIXES)}.")
     names = {ours: str(theirs) for ours, theirs in (columns or {}).items() if theirs is not None}
     known = [*dict.fromkeys(["item_id", *TEXT_COLUMNS, *tower.text.columns, *FILE_COLUMNS, "published"])]
     if all_there and (unknown := [name for name in names if name not in known]):
@@ -75,7 +75,7 @@ def read_items(
     if missing:
         cure = f"say so: columns='{{{missing[0]}: NAME}}'" if all_there else "rename it"
         print(
-            f"{table} has no {', '.join(missing)}, which the tower reads: the vectors do without. "
+            f"{table} has no {', '.join(missing)}, which the tower reads; the vectors are made without it. "
             f"It has {', '.join(scanned.columns)}. If one of them is meant, {cure}.",
             file=sys.stderr,
         )
@@ -225,7 +225,7 @@ def embed(
         ``out/items.parquet``.
 
     Raises:
-        UserError: an argument that is not possible, a tower or table that cannot be used, or no item that can.
+        UserError: an argument out of range, a tower or table that cannot be used, or no item that can.
     """
     for name, number, least in (("shard_size", shard_size, 1), ("workers", workers, 0)):
         if not isinstance(number, int) or number < least:
@@ -286,7 +286,7 @@ def _alone(out: Path) -> Iterator[None]:
 def _check_not_a_runs(path: Path) -> None:
     """Refuse to replace what no earlier call has written: a run's own embeddings, say."""
     if not path.parent.is_dir() and path.parent.exists():
-        raise UserError(f"out={path.parent} is a file. Give a folder.")
+        raise UserError(f"out={path.parent} is a file. Use a folder.")
     if not path.is_file():
         return
     try:
@@ -294,7 +294,7 @@ def _check_not_a_runs(path: Path) -> None:
     except (OSError, pl.exceptions.PolarsError):
         ours = False
     if not ours:
-        raise UserError(f"{path} was written by something else, and would be replaced. Give another folder: out=DIR.")
+        raise UserError(f"{path} was written by something else, and would be replaced. Use another folder: out=DIR.")
 
 
 def _digest(tower: Path) -> str:

@@ -132,9 +132,9 @@ class Index:
             rows, denied = None if allow is None else self._rows(allow), self._rows(deny)
             hidden = [denied] * len(query_BD) if seen is None else [np.union1d(denied, self._rows(own)) for own in seen]
         except TypeError as error:
-            raise UserError(f"A filter holds something else than ids: {error}. Give lists of ids: [ID].") from error
+            raise UserError(f"A filter holds something else than ids: {error}. Use lists of ids: [ID].") from error
         if len(hidden) != len(query_BD):
-            raise UserError(f"{len(hidden)} lists of seen items for {len(query_BD)} queries. Give one list per query.")
+            raise UserError(f"{len(hidden)} lists of seen items for {len(query_BD)} queries. Use one list per query.")
         fetched = k + max((len(rows) for rows in hidden), default=0)
         # Lists know no filters: what they may take away is fetched on top, as long as that is little.
         exact = allow is not None or self._lists is None or fetched > min(MOST_FETCHED, len(self) // 8)
@@ -188,7 +188,7 @@ class Index:
         if folder.is_symlink():
             folder = folder.resolve()
         if folder.exists() and not (folder / "index.json").is_file() and not _is_empty(folder):
-            raise UserError(f"{folder} is there and is no index. Give another folder, or remove it.")
+            raise UserError(f"{folder} is there and is no index. Use another folder, or remove it.")
         # index.json comes last, and names the files that belong to it.
         before, stamp = _stamp_of(folder), uuid.uuid4().hex[:12]
         probes = self._lists and self._lists.probes
@@ -201,7 +201,7 @@ class Index:
             write_json(folder / "index.json", {**about, "keys": self._key_N.tolist()})
         except OSError as error:
             _remove(folder, stamp)
-            raise UserError(f"{folder} cannot be written: {error.strerror}. Give another folder.") from error
+            raise UserError(f"{folder} cannot be written: {error.strerror}. Use another folder.") from error
         _remove(folder, before)
         return folder
 
@@ -284,7 +284,7 @@ class Index:
     def _rows(self, ids: Iterable[str]) -> Array:
         """Distinct rows of the ids that are there, in order."""
         if isinstance(ids, str):
-            raise UserError("A filter is one text, which would be read letter by letter. Give a list of ids: [ID].")
+            raise UserError("A filter is one text, which would be read letter by letter. Use a list of ids: [ID].")
         return np.unique(np.asarray([self._row[i] for i in ids if i in self._row], np.int64))
 
     # ---- search in blocks of queries, exactly or (where a number is to be fetched) in the lists
@@ -393,7 +393,7 @@ def _numbers(values: Any, what: str) -> Array:
     try:
         return np.require(values, np.float32, ["C", "W"])
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{what} are no array of numbers: {error}. Give a numpy array of float32.") from error
+        raise UserError(f"{what} are no array of numbers: {error}. Use a numpy array of float32.") from error
 
 
 def _check_finite(values: Array, what: str) -> None:

@@ -97,7 +97,7 @@ class Recommender:
         if isinstance(self.module.user_tower, UserVector):
             raise UserError(
                 f"history={','.join(item_ids)}: this run's user tower is a vector per user and reads no history, so "
-                "somebody new gets nothing. Give user=ID, or a run of another user_tower."
+                "somebody new gets nothing. Use user=ID, or a run of another user_tower."
             )
         items = np.asarray([_known("history", item_id, self.place) for item_id in item_ids], np.int64)
         return self._recommend(None, items, np.zeros(len(items)), k)
@@ -154,14 +154,14 @@ class Recommender:
         """
         if any(encoder.reads == "table" for encoder in self.module.item_tower.encoders.values()):
             raise UserError(
-                f"items={items}: this run reads a feature matrix, which new items have no row in. Give vectors to the "
+                f"items={items}: this run reads a feature matrix, which new items have no row in. Pass vectors to the "
                 "exported tower: avrec.load_item_tower(RUN/item_tower).embed(...)."
             )
         tower = ExportedItemTower(self.module.item_tower, {}, self.catalogue.text)
         raw, titles = read_items(items, tower, self.columns)
         known = self.place.keys() & {item.item_id for item in raw}
         if known:
-            raise UserError(f"items={items}: item {min(known)} is in the catalogue already. Give new items only.")
+            raise UserError(f"items={items}: item {min(known)} is in the catalogue already. Use new items only.")
         found = list(vectors_of(tower, raw))
         told = [f"item {item.item_id}: {reason}" for item, (_, reason) in zip(raw, found, strict=True) if reason]
         usable = [(place, vector) for place, (vector, _) in enumerate(found) if vector is not None]

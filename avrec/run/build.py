@@ -164,7 +164,7 @@ def build_run(cfg: "DictConfig") -> Run:
     source = build_source(cfg)
     data = build_data(cfg, source)
     read_columns(data, EvaluationSpec.of(cfg.evaluation))
-    # Not sooner: it takes seconds, and a mistake in the data is said before.
+    # Not sooner: it takes seconds, and a mistake in the data is reported first.
     import pytorch_lightning as pl
 
     pl.seed_everything(cfg.seed, workers=True, verbose=False)

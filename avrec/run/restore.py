@@ -42,7 +42,7 @@ def load_weights(module: "TwoTowerModule", data: "TwoTowerData", ckpt: str | Pat
     """
     import torch
 
-    advice = "Give a checkpoint of a run with these settings and this catalogue: ckpt=RUN/checkpoints/best.ckpt."
+    advice = "Use a checkpoint of a run with these settings and this catalogue: ckpt=RUN/checkpoints/best.ckpt."
     if not Path(ckpt).is_file():
         raise UserError(f"ckpt={ckpt} is not a file. {advice}")
     try:
@@ -54,7 +54,7 @@ def load_weights(module: "TwoTowerModule", data: "TwoTowerData", ckpt: str | Pat
     if known not in (None, data.fingerprint["catalogue"]):
         raise UserError(
             f"ckpt={ckpt} was trained on other items, users or interactions than these: the catalogue is another one, "
-            "or has changed. Give a copy from before (data.root=COPY), or train on it as it is now. Exported towers "
+            "or has changed. Use a copy from before (data.root=COPY), or train on it as it is now. Exported towers "
             "need no catalogue: avrec embed."
         )
     try:
@@ -75,15 +75,15 @@ def check_resumable(cfg: "DictConfig", module: "TwoTowerModule", data: "TwoTower
     checkpoint = load_weights(module, data, cfg.ckpt)
     if not checkpoint.get("optimizer_states"):
         raise UserError(
-            f"ckpt={cfg.ckpt} holds weights alone, and nothing to go on from. Give RUN/checkpoints/last.ckpt."
+            f"ckpt={cfg.ckpt} holds weights alone, and nothing to go on from. Use RUN/checkpoints/last.ckpt."
         )
     order = checkpoint[type(data).__qualname__].get("fingerprint", data.fingerprint)["order"]
     changed = config.changed_since(cfg, cfg.ckpt, ("optimizer", "scheduler"))
     if order != data.fingerprint["order"] or changed:
         theirs = f"{order} {changed}".strip()
-        raise UserError(f"ckpt={cfg.ckpt} goes on with {theirs}. Give the same, or start anew without ckpt.")
+        raise UserError(f"ckpt={cfg.ckpt} goes on with {theirs}. Use the same, or start anew without ckpt.")
     if 0 <= cfg.trainer.max_epochs <= checkpoint["epoch"]:
         raise UserError(
             f"ckpt={cfg.ckpt} is in epoch {checkpoint['epoch'] + 1}, and trainer.max_epochs={cfg.trainer.max_epochs}. "
-            "Give a larger one."
+            "Use a larger one."
         )

@@ -362,7 +362,7 @@ def test_what_cannot_be_asked_for(wrong, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         report_on(composed(f"data.root={tmp_path}", wrong))
     assert stop.value.code == 2
-    assert "Give media=true, false or a number of items" in capsys.readouterr().err
+    assert "Use media=true, false or a number of items" in capsys.readouterr().err
 
 
 def test_the_command(demo_root, tmp_path):

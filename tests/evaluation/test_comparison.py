@@ -74,7 +74,7 @@ def test_users_are_matched_by_their_index_in_the_catalogue(task):
     for one in compare(Contender("whole", scores, task), same):
         assert one.users == (50 if one.slice == "all" else (rows % 2).sum())
         assert (one.difference, one.p, one.low, one.high) == (0, 1, 0, 0)
-        assert one.sentence.startswith("whole and fewer cannot be told apart on ")
+        assert one.sentence.startswith("whole and fewer do not differ significantly on ")
 
 
 def test_more_slices_are_compared_too(task):
@@ -120,7 +120,7 @@ def example(difference, low, high, p):
         ((-0.012, -0.02, -0.004, 0.0001), "B is better on cold_items (ndcg@10) by +.012 [.004, .020], p<.001"),
         (
             (0.012, -0.004, 0.02, 0.3),
-            "A and B cannot be told apart on cold_items (ndcg@10): +.012 [-.004, .020], p=.300",
+            "A and B do not differ significantly on cold_items (ndcg@10): +.012 [-.004, .020], p=.300",
         ),
         ((1.0, 1.0, 1.0, 0.01), "A is better on cold_items (ndcg@10) by +1.000 [1.000, 1.000], p=.010"),
     ],

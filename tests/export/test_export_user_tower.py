@@ -137,7 +137,7 @@ def test_a_tower_of_users_alone_needs_them(tmp_path):
         (([["i1"]], [[1.0], [2.0]]), "1 histories and 2 times"),
         (([["i1"]], [[1.0, 2.0]]), "History 0 has 1 items and 2 times"),
         (([["i1", "i99"]],), "item 'i99', which is in no items table"),
-        (([np.zeros((2, 3))],), r"History 0 has shape \(2, 3\). Give vectors of 8 numbers"),
+        (([np.zeros((2, 3))],), r"History 0 has shape \(2, 3\). Use vectors of 8 numbers"),
         (([["i1"]], None, [{"plam": "pro"}]), "no user column 'plam'.*plan, age, flat"),
         (([["i1"]], None, [{"age": "old"}]), "age='old' is no number"),
         (([["i1"]], None, [{"age": math.inf}]), "age=inf is not finite"),
@@ -169,7 +169,7 @@ def damage(folder: Path, name: str, content: bytes | None) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.json", None, "has no config.json: it is not an exported user tower. Give RUN/user_tower"),
+        ("config.json", None, "has no config.json: it is not an exported user tower. Use RUN/user_tower"),
         ("config.json", b"{", "could not be read as JSON"),
         ("config.json", b"[]", "holds a list, not a mapping"),
         ("config.json", b'{"model_type": "avrec_item_tower", "format": 1}', "This version reads 'avrec_user_tower'"),

@@ -309,7 +309,7 @@ def test_slots_that_the_catalogue_did_not_fill_stay_closed(files, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"has no config\.json: it is not an exported item tower\. Give RUN/item_tower"),
+        (None, r"has no config\.json: it is not an exported item tower\. Use RUN/item_tower"),
         (
             {"model_type": "bert"},
             r"is of model_type 'bert', format None\. This version reads 'avrec_item_tower', format 1",

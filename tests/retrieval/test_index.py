@@ -312,7 +312,7 @@ def test_a_damaged_folder_is_one_clear_error(tmp_path: Path, damage: str) -> Non
         (lambda index: index.search(np.ones((1, 2)), seen=[None]), "A filter holds something else than ids"),
         (lambda index: index.search(np.ones(2)), r"queries \(B, 2\)"),
         (lambda index: index.search(np.full((1, 2), np.inf)), "query is not finite"),
-        (lambda index: index.search(np.ones((2, 2)), seen=[[]]), "Give one list per query"),
+        (lambda index: index.search(np.ones((2, 2)), seen=[[]]), "Use one list per query"),
     ],
 )
 def test_a_mistake_is_one_clear_error_and_changes_nothing(act, message: str) -> None:

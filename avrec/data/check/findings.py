@@ -96,7 +96,7 @@ CHECKS = {
     "same_text": Check(WARNING, 0, "items with the text of another",
         "One item twice: merge the two. A placeholder: leave the cell empty."),
     "long_text": Check(WARNING, 0.1, "texts of more than {tokens} tokens",
-        "The rest is not read: put first what tells items apart (data.text=[…]), or raise text.max_tokens."),
+        "The rest is not read: put first what distinguishes items (data.text=[…]), or raise text.max_tokens."),
     # ---- times
     "ties": Check(WARNING, 0.2, "interactions at the same time as another of their user",
         "The file's order decides which was last. If that means nothing, use finer times, or split=temporal."),

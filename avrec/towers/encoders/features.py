@@ -64,13 +64,13 @@ class FeatureTable:
         row_N = np.arange(len(self.matrix)) if self.ids is None else self._by_id(items, self.ids)
         if len(row_N) != len(items):
             raise UserError(
-                f"{self.modality}.path={self.path} has {len(row_N)} rows, the catalogue {len(items)} items. Give a row "
+                f"{self.modality}.path={self.path} has {len(row_N)} rows, the catalogue {len(items)} items. Use a row "
                 f"for each item, in the order of the items table, or {self.modality}.ids=FILE with each row's item_id."
             )
         present_N = (row_N >= 0) & self._filled()[row_N]
         if not present_N.any():
             raise UserError(
-                f"{self.modality}.path={self.path} has nothing for any item: every row is NaN or zero. Give a file "
+                f"{self.modality}.path={self.path} has nothing for any item: every row is NaN or zero. Use a file "
                 f"with features, or leave the modality out: {self.modality}=none."
             )
         return FeatureRows(self, row_N, present_N)
@@ -80,7 +80,7 @@ class FeatureTable:
         ids = _ids_in(file, f"{self.modality}.ids")
         if len(ids) != len(self.matrix):
             raise UserError(
-                f"{given} has {len(ids)} ids, {self.path} {len(self.matrix)} rows. Give one id for each row, in order."
+                f"{given} has {len(ids)} ids, {self.path} {len(self.matrix)} rows. Use one id for each row, in order."
             )
         if double := [item_id for item_id, count in Counter(ids).items() if count > 1]:
             raise UserError(
@@ -92,7 +92,7 @@ class FeatureTable:
             first = min(unknown, key=row_of.__getitem__)
             raise UserError(
                 f"{given} names {first!r}, which is no item_id of the catalogue ({len(unknown)} of {len(ids)} "
-                f"ids; the catalogue has {items[0].item_id!r} and the like). Give its ids, or remove these rows."
+                f"ids; the catalogue has {items[0].item_id!r} and the like). Use its ids, or remove these rows."
             )
         return np.array([row_of.get(item.item_id, -1) for item in items])
 
@@ -186,11 +186,11 @@ class FeaturesEncoder(Encoder):
         try:
             features = _float32(vector)
         except (ValueError, TypeError) as error:
-            raise UserError(f"{key} of item {item_id!r} is no vector: {error}. Give {self.width} numbers.") from error
+            raise UserError(f"{key} of item {item_id!r} is no vector: {error}. Use {self.width} numbers.") from error
         if features.shape != (self.width,):
             raise UserError(
                 f"{key} of item {item_id!r} has shape {features.shape}; this tower reads vectors of {self.width} "
-                "numbers. Give what the model behind its feature matrix gives."
+                "numbers. Use what the model behind its feature matrix gives."
             )
         filled, whole = _filled_whole(features[None])
         if not whole[0]:
@@ -231,7 +231,7 @@ def _filled_whole(rows_nF: Array) -> tuple[Array, Array]:
 def _mapped(path: Path, key: str) -> Array:
     if not path.is_file():
         raise UserError(
-            f"{key}={path} is not a file. Give an .npy file; a relative path starts at the catalogue's folder."
+            f"{key}={path} is not a file. Use an .npy file; a relative path starts at the catalogue's folder."
         )
     try:
         # Unlike np.load, this never unpickles, whatever the file is.
@@ -254,12 +254,12 @@ def _ids_in(path: Path, key: str) -> list[str]:
         elif path.suffix == ".json":
             ids = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{key}={path} could not be read: {error}. Give a file in the catalogue's folder.") from error
+        raise UserError(f"{key}={path} could not be read: {error}. Use a file in the catalogue's folder.") from error
     except (UnicodeDecodeError, json.JSONDecodeError):
         pass
     if not isinstance(ids, list) or not all(isinstance(item_id, str | int) for item_id in ids):
         raise UserError(
-            f"{key}={path} is no list of item ids. Give a .txt file (one id a line), a .json list or a "
+            f"{key}={path} is no list of item ids. Use a .txt file (one id a line), a .json list or a "
             "one-dimensional .npy of text or whole numbers, in the order of the rows."
         )
     return [str(item_id).strip() for item_id in ids]

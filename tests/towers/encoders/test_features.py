@@ -134,8 +134,8 @@ def test_the_content_of_one_item() -> None:
         ([1, 2], r"text_features of item 'a' has shape \(2,\); this tower reads vectors of 3"),
         ([1, np.inf, 3], "not finite. Mend it"),
         ([1, None, 3], "not finite. Mend it"),
-        (["x", "y", "z"], "is no vector: .* Give 3 numbers"),
-        ([[1], [2, 3]], "is no vector: .* Give 3 numbers"),
+        (["x", "y", "z"], "is no vector: .* Use 3 numbers"),
+        ([[1], [2, 3]], "is no vector: .* Use 3 numbers"),
     ):
         with pytest.raises(UserError, match=message):
             encoder.content_of(wrong, "a")
@@ -167,7 +167,7 @@ def write_cut(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: None, r"text.path=.*feat.npy is not a file. Give an .npy file; a relative path starts at"),
+        (lambda path: None, r"text.path=.*feat.npy is not a file. Use an .npy file; a relative path starts at"),
         (write_text, "could not be read as .npy: .* Write it with np.save"),
         (write_archive, "could not be read as .npy"),
         (write_cut, "could not be read as .npy"),
@@ -181,8 +181,8 @@ def write_cut(path: Path) -> None:
         (lambda path: np.save(path, np.full((4, 2), "x")), "holds <U1 of shape"),
         (lambda path: np.save(path, np.ones((4, 2), complex)), "holds complex128 of shape"),
         (lambda path: np.save(path, np.ones((4, 2), bool)), "holds bool of shape"),
-        (lambda path: np.save(path, MATRIX[:3]), "has 3 rows, the catalogue 4 items. Give a row for each item, .*ids="),
-        (lambda path: np.save(path, MATRIX * 0), "every row is NaN or zero. Give a file .* text=none"),
+        (lambda path: np.save(path, MATRIX[:3]), "has 3 rows, the catalogue 4 items. Use a row for each item, .*ids="),
+        (lambda path: np.save(path, MATRIX * 0), "every row is NaN or zero. Use a file .* text=none"),
     ],
 )
 def test_a_file_that_is_no_feature_matrix(tmp_path: Path, write: Any, message: str) -> None:
@@ -194,10 +194,10 @@ def test_a_file_that_is_no_feature_matrix(tmp_path: Path, write: Any, message: s
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("ids.txt", "a\nb\nc\n", "has 3 ids, .* 4 rows. Give one id for each row"),
+        ("ids.txt", "a\nb\nc\n", "has 3 ids, .* 4 rows. Use one id for each row"),
         ("ids.txt", "a\nb\na\nd\n", "names 'a' more than once"),
         ("ids.txt", "a\nb\nx\ny\n", r"names 'x', which is no item_id of the catalogue \(2 of 4 ids; .* 'a' and"),
-        ("ids.json", "{}", "is no list of item ids. Give a .txt file"),
+        ("ids.json", "{}", "is no list of item ids. Use a .txt file"),
         ("ids.json", "[1.5, 2, 3, 4]", "is no list of item ids"),
         ("ids.json", "[", "is no list of item ids"),
         ("ids.csv", "a\n", "is no list of item ids"),

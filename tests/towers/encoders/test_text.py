@@ -170,7 +170,7 @@ def test_an_item_whose_text_is_nothing_has_no_text() -> None:
 
 
 def test_a_vocabulary_without_room_for_the_bytes_is_refused() -> None:
-    with pytest.raises(UserError, match=r"text\.vocab_size=257 .* Give 258 or more"):
+    with pytest.raises(UserError, match=r"text\.vocab_size=257 .* Use 258 or more"):
         make(vocab_size=257)
     assert len(make(vocab_size=258).preprocess.tokenizer) == 258
 
@@ -209,7 +209,7 @@ def test_a_tokenizer_without_padding_is_refused(bert_folder: Path) -> None:
 
 def test_texts_longer_than_the_network_can_read_are_refused(bert_folder: Path) -> None:
     assert TextEncoder(name=bert_folder, max_tokens=64).preprocess.max_tokens == 64
-    with pytest.raises(UserError, match=r"text\.max_tokens=65 is more than .*bert can read\. Give 64 or less"):
+    with pytest.raises(UserError, match=r"text\.max_tokens=65 is more than .*bert can read\. Use 64 or less"):
         TextEncoder(name=bert_folder, max_tokens=65)
     assert TextEncoder(max_tokens=200, width=8, heads=2).network.config.max_position_embeddings == 200
 
@@ -217,7 +217,7 @@ def test_texts_longer_than_the_network_can_read_are_refused(bert_folder: Path) -
 def test_what_cannot_be_loaded_is_refused_at_once(tmp_path: Path) -> None:
     start = time.perf_counter()
     for name in (tmp_path / "nowhere", tmp_path, "no-such-owner/no-such-model"):
-        with pytest.raises(UserError, match=r"text\.name=.* could not be loaded: .* Give the path of a local"):
+        with pytest.raises(UserError, match=r"text\.name=.* could not be loaded: .* Use the path of a local"):
             TextEncoder(name=name)
     assert time.perf_counter() - start < 5
 

@@ -171,7 +171,7 @@ def test_running_statistics_of_pretrained_networks_stay() -> None:
         ({"trainable_layers": "top"}, r"vision\.trainable_layers must be .*got top"),
         ({"pooling": "max"}, "`pooling` must be one of attention, mean; got max"),
         ({"fit_mode": "stretch"}, "`fit_mode` must be one of squash, crop; got stretch"),
-        ({"name": "no_such_network"}, r"vision\.name=no_such_network could not be loaded: .* Give a timm model name"),
+        ({"name": "no_such_network"}, r"vision\.name=no_such_network could not be loaded: .* Use a timm model name"),
     ],
 )
 def test_refuses_what_is_not_there(arguments: dict[str, Any], message: str) -> None:
@@ -212,7 +212,7 @@ def test_a_local_folder_is_loaded(name: str, tmp_path: Path) -> None:
 
 
 def test_a_weights_file_that_is_missing_or_strange_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"vision\.weights=.*gone\.pth is not a file\. Give the path of a checkpoint"):
+    with pytest.raises(UserError, match=r"vision\.weights=.*gone\.pth is not a file\. Use the path of a checkpoint"):
         VisionEncoder("test_convnext", weights=tmp_path / "gone.pth")
     strange = tmp_path / "strange.pth"
     torch.save({"a": torch.zeros(2)}, strange)
