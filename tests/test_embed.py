@@ -339,11 +339,11 @@ def test_ray_gives_the_same(tower: Path, catalogue: Path, tmp_path: Path) -> Non
         (["tower={tower}", "items={items}", "out={out}", "shards=3"], "Unknown key `shards`. Did you mean shard_size?"),
         (
             ["tower={tower}", "items={items}", "out={out}", "shard_size=x"],
-            "whole number from 1; got x.",
+            "`shard_size` must be an integer ≥ 1; got x.",
         ),
         (
             ["tower={tower}", "items={items}", "out={out}", "shard_size=0"],
-            "whole number from 1; got 0.",
+            "`shard_size` must be an integer ≥ 1; got 0.",
         ),
         (
             ["tower={tower}", "items={items}", "out={out}", "executor=spark"],

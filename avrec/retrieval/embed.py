@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -25,10 +25,11 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from avrec.batch import Array
+from avrec.checked import Count, Whole, checked
 from avrec.content.items import DecodeRequest, RawItem
 from avrec.content.keys import FileDigests, source_keys
 from avrec.content.limits import Limits
-from avrec.content.workers import EXECUTORS, KeyedItems, cut, one_torch_thread, process, watched
+from avrec.content.workers import KeyedItems, cut, one_torch_thread, process, watched
 from avrec.data.tables import FILE_COLUMNS, SUFFIXES, TEXT_COLUMNS, checked_items, find_table, raw_items, scan
 from avrec.errors import UserError, nearest
 from avrec.export.item_tower import ExportedItemTower, load_item_tower
@@ -196,13 +197,14 @@ def _stored(out: Path, keys: Sequence[str]) -> tuple[pl.DataFrame, dict[str, str
     return table, {key: failures[key] for key in keys if key in failures}
 
 
+@checked
 def embed(
     tower: str | Path,
     items: str | Path,
     out: str | Path,
-    executor: str = "local",
-    shard_size: int = 256,
-    workers: int = 2,
+    executor: Literal["local", "ray"] = "local",
+    shard_size: Count = 256,
+    workers: Whole = 2,
     classes: Sequence[type[nn.Module]] = (),
     device: str = "cpu",
     columns: Mapping[str, str] | None = None,
@@ -227,11 +229,6 @@ def embed(
     Raises:
         UserError: an argument out of range, a tower or table that cannot be used, or no item that can.
     """
-    for name, number, least in (("shard_size", shard_size, 1), ("workers", workers, 0)):
-        if not isinstance(number, int) or number < least:
-            raise UserError(f"{name} must be a whole number from {least}; got {number}.")
-    if executor not in EXECUTORS:
-        raise UserError(f"executor must be one of {', '.join(EXECUTORS)}; got {executor}.")
     if device != "cpu" and executor != "local":
         raise UserError(f"device={device} needs executor=local; got executor={executor}.")
     if not isinstance(columns or {}, Mapping):
