@@ -237,11 +237,7 @@ def embed(
         )
     exported, out, tower = load_item_tower(tower, device, classes), Path(out), Path(tower).resolve()
     _check_not_a_runs(out / "items.parquet")
-    if any(encoder.reads == "table" for encoder in exported.tower.encoders.values()):
-        raise UserError(
-            f"{tower} reads a feature matrix, which new items have no row in. The catalogue's vectors are in "
-            "RUN/embeddings/items.parquet; for others, give vectors: avrec.load_item_tower(...).embed(...)."
-        )
+    _check_reads_items(exported, tower)
     raw, _ = read_items(items, exported, columns, all_there=True)
     weights = _digest(tower)
     with _alone(out):
@@ -261,10 +257,23 @@ def embed(
         _write(out / "items.parquet", table, failures)
         shutil.rmtree(out / "parts", ignore_errors=True)
     print(f"{len(table):,} of {len(keys):,} items in {out / 'items.parquet'}; {len(new):,} were new")
+    _print_failures(failures, out / "items.failures.json")
+    return out / "items.parquet"
+
+
+def _check_reads_items(exported: ExportedItemTower, tower: Path) -> None:
+    """Refuse a tower that reads a feature matrix."""
+    if any(encoder.reads == "table" for encoder in exported.tower.encoders.values()):
+        raise UserError(
+            f"{tower} reads a feature matrix, which new items have no row in. The catalogue's vectors are in "
+            "RUN/embeddings/items.parquet; for others, pass vectors: avrec.load_item_tower(...).embed(...)."
+        )
+
+
+def _print_failures(failures: Mapping[str, str], path: Path) -> None:
     if failures:
         first = "; ".join(list(failures.values())[:3])
-        print(f"{len(failures):,} items could not be used whole: {first}. All of them: {out / 'items.failures.json'}")
-    return out / "items.parquet"
+        print(f"{len(failures):,} items could not be used whole: {first}. All of them: {path}")
 
 
 @contextmanager
